@@ -1,0 +1,94 @@
+"""Transcribe audio of any length in small containers, in memory that is known beforehand.
+
+The names below are the public ones, and are loaded when they are first used: importing the package costs nothing.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the same names once more, for type checkers; a test compares them
+    from ._admission.controller import (
+        AdmissionController as AdmissionController,
+        AdmissionStatistics as AdmissionStatistics,
+        Reservation as Reservation,
+        default_admission as default_admission,
+    )
+    from ._download.downloader import DownloadedFile as DownloadedFile, SafeDownloader as SafeDownloader
+    from ._download.policy import UrlPolicy as UrlPolicy
+    from ._errors import (
+        AdmissionError as AdmissionError,
+        AdmissionTimeoutError as AdmissionTimeoutError,
+        AudioDecodeError as AudioDecodeError,
+        AudioLimitError as AudioLimitError,
+        DecoderCrashedError as DecoderCrashedError,
+        DownloadConnectionError as DownloadConnectionError,
+        DownloadError as DownloadError,
+        DownloadProtocolError as DownloadProtocolError,
+        DownloadTimeoutError as DownloadTimeoutError,
+        DownloadTooLargeError as DownloadTooLargeError,
+        HTTPStatusError as HTTPStatusError,
+        MemoryPressureError as MemoryPressureError,
+        MemsafeError as MemsafeError,
+        ReservationTooLargeError as ReservationTooLargeError,
+        SpoolError as SpoolError,
+        TranscriberError as TranscriberError,
+        TranscriberFailedError as TranscriberFailedError,
+        TranscriberNotFoundError as TranscriberNotFoundError,
+        TruncatedDownloadError as TruncatedDownloadError,
+        UnsupportedMediaError as UnsupportedMediaError,
+        UrlBlockedError as UrlBlockedError,
+    )
+    from ._memory.guard import (
+        MemoryGuard as MemoryGuard,
+        MemorySnapshot as MemorySnapshot,
+        default_guard as default_guard,
+    )
+    from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
+    from ._transcription.chunked import (
+        ChunkedTranscriber as ChunkedTranscriber,
+        Progress as Progress,
+        SegmentStream as SegmentStream,
+    )
+    from ._transcription.protocol import (
+        AudioChunk as AudioChunk,
+        Capabilities as Capabilities,
+        ChunkContext as ChunkContext,
+        ChunkResult as ChunkResult,
+        Transcriber as Transcriber,
+    )
+    from ._transcription.transcript import Gap as Gap, Segment as Segment, Transcript as Transcript, Word as Word
+    from ._units import MB as MB, MiB as MiB
+    from ._version import __version__ as __version__
+
+_WHERE = {
+    "_admission.controller": "AdmissionController AdmissionStatistics Reservation default_admission",
+    "_download.downloader": "DownloadedFile SafeDownloader",
+    "_download.policy": "UrlPolicy",
+    "_errors": """AdmissionError AdmissionTimeoutError AudioDecodeError AudioLimitError DecoderCrashedError
+        DownloadConnectionError DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError
+        HTTPStatusError MemoryPressureError MemsafeError ReservationTooLargeError SpoolError TranscriberError
+        TranscriberFailedError TranscriberNotFoundError TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
+    "_memory.guard": "MemoryGuard MemorySnapshot default_guard",
+    "_memory.pressure": "MemoryLevel MemoryRoom",
+    "_transcription.chunked": "ChunkedTranscriber Progress SegmentStream",
+    "_transcription.protocol": "AudioChunk Capabilities ChunkContext ChunkResult Transcriber",
+    "_transcription.transcript": "Gap Segment Transcript Word",
+    "_units": "MB MiB",
+    "_version": "__version__",
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names.split()}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

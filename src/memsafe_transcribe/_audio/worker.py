@@ -1,0 +1,201 @@
+"""The decoding process: any audio file in, 16 kHz mono signed 16-bit samples out. Run by `decoder.py`, never imported.
+
+Frames out: I (JSON: what the file says of itself), P (samples), then D (JSON: what was damaged) or E (JSON: why not).
+"""
+
+import io
+import os
+import sys
+import wave
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from memsafe_transcribe._worker import inside
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+
+SAMPLE_RATE_HZ = 16_000
+_SAMPLE_BYTES = 2
+_SEND_BYTES = 1 << 15
+_MAX_GAPS = 1_000
+
+# Containers that hold audio and nothing but audio data of their own. Playlists (hls, dash, concat, sdp ...), images and
+# devices are not among them; FFmpeg compares these names with what it recognized from the content.
+_FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,webm,wv"
+_OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "enable_drefs": "0"}
+
+
+class _RefusalError(Exception):
+    """What ends the decoding with a clear word to the parent."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class _File(io.RawIOBase):
+    """A descriptor read at a position of our own: several workers may share one open file."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._at = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = os.pread(self._fd, size, self._at)
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at}.get(whence, os.fstat(self._fd).st_size)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+class _Samples:
+    """Turns decoded frames into 16 kHz mono, sends them in batches, and counts them: the clock of everything."""
+
+    def __init__(self, max_samples: int) -> None:
+        self.count = 0
+        self._max_samples = max_samples
+        self._pending = bytearray()
+        self._resampler: av.AudioResampler | None = None
+        self._shape: tuple[str, str, int] | None = None
+
+    def add(self, frame: "av.AudioFrame") -> None:
+        shape = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if shape != self._shape:  # chained and concatenated files change their rate on the way
+            self._flush_resampler()
+            self._resampler, self._shape = _new_resampler(), shape
+        assert self._resampler is not None
+        frame.pts = None  # the resampler would complain of jumps; the clock is the count of samples
+        self._take(self._resampler.resample(frame))
+
+    def finish(self) -> None:
+        self._flush_resampler()
+        self._send()
+
+    def _flush_resampler(self) -> None:
+        if self._resampler is not None:
+            self._take(self._resampler.resample(None))
+
+    def _take(self, frames: "list[av.AudioFrame]") -> None:
+        for frame in frames:
+            self._pending += memoryview(frame.planes[0])[: frame.samples * _SAMPLE_BYTES]
+            self.count += frame.samples
+            if self.count > self._max_samples:
+                raise _RefusalError(
+                    "limit", f"more than {self._max_samples / SAMPLE_RATE_HZ:g} s of audio came out of it"
+                )
+            if len(self._pending) >= _SEND_BYTES:
+                self._send()
+
+    def _send(self) -> None:
+        if self._pending:
+            inside.send(b"P", self._pending)
+            self._pending.clear()
+
+
+def _new_resampler() -> "av.AudioResampler":
+    import av
+
+    return av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+
+
+def _open(fd: int) -> "InputContainer":
+    import av
+
+    try:
+        return av.open(_File(fd), container_options=_OPTIONS)
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:
+        raise _RefusalError("unsupported", f"FFmpeg finds no audio container in it ({error.strerror})") from None
+
+
+def _decode(fd: int, samples: _Samples) -> list[dict[str, Any]]:
+    """Send everything that can be heard; return what could not be, as {start_samples, reason}."""
+    with _open(fd) as container:
+        if not container.streams.audio:
+            raise _RefusalError("unsupported", f"it is a {container.format.long_name} file without an audio stream")
+        stream = container.streams.audio[0]
+        inside.send_json(
+            b"I",
+            {
+                "format": container.format.name,
+                "codec": stream.codec_context.name if stream.codec_context else "unknown",
+                "duration_seconds": container.duration / 1_000_000 if container.duration else None,
+            },
+        )
+        gaps: list[dict[str, Any]] = []
+        for frame in _frames(container, stream, samples, gaps):
+            samples.add(frame)
+        samples.finish()
+        return gaps
+
+
+def _frames(
+    container: "InputContainer", stream: "av.AudioStream", samples: _Samples, gaps: list[dict[str, Any]]
+) -> "Iterator[av.AudioFrame]":
+    """Decoded frames. Errors are caught packet by packet, so that a damaged one loses itself and not the rest."""
+    import av
+
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+            if packet is None:
+                return
+            yield from packet.decode()
+        except MemoryError:
+            raise
+        except av.FFmpegError as error:
+            if len(gaps) < _MAX_GAPS:
+                gaps.append({"start_samples": samples.count, "reason": f"damaged data ({error.strerror})"})
+
+
+def _warm_up() -> None:
+    """Decode a moment of silence, so that everything PyAV imports on first use is there before files are forbidden."""
+    import av
+
+    silence = io.BytesIO()
+    with wave.open(silence, "wb") as file:
+        file.setparams((1, _SAMPLE_BYTES, SAMPLE_RATE_HZ, 0, "NONE", ""))
+        file.writeframes(bytes(SAMPLE_RATE_HZ))
+    silence.seek(0)
+    with av.open(silence) as container:
+        for frame in container.decode(audio=0):
+            _new_resampler().resample(frame)
+
+
+def main() -> None:
+    lifeline, fd, data_limit_bytes, max_samples = map(int, sys.argv[1:])
+    inside.die_with_parent(lifeline)
+    samples = _Samples(max_samples)
+    try:
+        import av
+
+        av.logging.set_level(None)
+        _warm_up()
+        inside.limit_resources(data_limit_bytes)
+        gaps = _decode(fd, samples)
+        if samples.count == 0:
+            raise _RefusalError("unsupported", "no sample of it could be decoded" if gaps else "it holds no samples")
+        inside.send_json(b"D", {"samples": samples.count, "gaps": gaps})
+    except _RefusalError as refusal:
+        inside.send_json(b"E", {"kind": refusal.kind, "message": str(refusal)})
+    except MemoryError:
+        inside.send_json(b"E", {"kind": "memory", "message": f"needs more than data_limit_bytes={data_limit_bytes}"})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Everything this library raises on purpose, apart from `ValueError` and `TypeError` for bad arguments.
+
+    MemsafeError
+      MemoryPressureError (MemoryError)        a step would pass the memory limit
+      AdmissionError
+        ReservationTooLargeError               needs more than the limit can ever give
+        AdmissionTimeoutError (TimeoutError)   did not get its turn in time
+      DownloadError
+        DownloadTooLargeError                  more bytes than the cap
+        UrlBlockedError                        scheme, host or address that the policy refuses
+        DownloadConnectionError (ConnectionError)
+        DownloadTimeoutError (TimeoutError)
+        DownloadProtocolError                  the server does not speak HTTP as it should
+          TruncatedDownloadError               the body ended early
+        HTTPStatusError                        any answer but 200
+        SpoolError (OSError)                   the disk said no
+      AudioDecodeError
+        UnsupportedMediaError                  not audio, or of a kind that is not let in
+        AudioLimitError                        longer than allowed
+        DecoderCrashedError                    the decoding process died; `reason` says of what
+      TranscriberError
+        TranscriberNotFoundError (LookupError)
+        TranscriberFailedError                 the engine failed on one chunk
+
+The message is for people; the figures are attributes for programs. URLs appear in them without query, fragment and
+credentials. Every error survives pickling, so it can cross processes.
+"""
+
+from typing import Any
+
+__all__ = [
+    "AdmissionError",
+    "AdmissionTimeoutError",
+    "AudioDecodeError",
+    "AudioLimitError",
+    "DecoderCrashedError",
+    "DownloadConnectionError",
+    "DownloadError",
+    "DownloadProtocolError",
+    "DownloadTimeoutError",
+    "DownloadTooLargeError",
+    "HTTPStatusError",
+    "MemoryPressureError",
+    "MemsafeError",
+    "ReservationTooLargeError",
+    "SpoolError",
+    "TranscriberError",
+    "TranscriberFailedError",
+    "TranscriberNotFoundError",
+    "TruncatedDownloadError",
+    "UnsupportedMediaError",
+    "UrlBlockedError",
+]
+
+
+class MemsafeError(Exception):
+    """The root of this library's errors. Subclasses list the figures that they carry."""
+
+    def __init__(self, message: str, **figures: Any) -> None:
+        super().__init__(message)
+        self._figures = figures
+        for name, value in figures.items():
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), str(self), self._figures)
+
+
+def _rebuild(kind: type[MemsafeError], message: str, figures: dict[str, Any]) -> MemsafeError:
+    return kind(message, **figures)
+
+
+class MemoryPressureError(MemsafeError, MemoryError):
+    """A step would pass the threshold, or admitted work the ceiling."""
+
+    need_bytes: int
+    used_bytes: int
+    limit_bytes: int
+    binding: str
+
+
+class AdmissionError(MemsafeError):
+    """Work was not let in."""
+
+    need_bytes: int
+
+
+class ReservationTooLargeError(AdmissionError):
+    """The need is above what the limit can give even to a job that runs alone."""
+
+    limit_bytes: int
+    ceiling_bytes: int
+
+
+class AdmissionTimeoutError(AdmissionError, TimeoutError):
+    """No slot or not enough memory came free within the time."""
+
+    timeout_seconds: float
+
+
+class DownloadError(MemsafeError):
+    """A download failed. Nothing of it is left on disk."""
+
+    url: str
+
+
+class DownloadTooLargeError(DownloadError):
+    """The body is, or says it is, above the cap. `size_bytes` is what was announced or had come in by then."""
+
+    size_bytes: int
+    max_bytes: int
+
+
+class UrlBlockedError(DownloadError):
+    """The policy refuses this URL, or an address that its host resolves to."""
+
+    reason: str
+
+
+class DownloadConnectionError(DownloadError, ConnectionError):
+    """The host could not be resolved or reached, or it hung up."""
+
+
+class DownloadTimeoutError(DownloadError, TimeoutError):
+    """The server did not answer, or stopped sending, for longer than the time allowed."""
+
+
+class DownloadProtocolError(DownloadError):
+    """The server broke HTTP, or answered in a way that is not accepted (compressed, empty)."""
+
+
+class TruncatedDownloadError(DownloadProtocolError):
+    """The body could not be read to its end."""
+
+
+class HTTPStatusError(DownloadError):
+    """The server answered with another status than 200."""
+
+    status_code: int
+
+
+class SpoolError(DownloadError, OSError):
+    """The spool folder refused: no space, no permission, no such folder."""
+
+    spool_dir: str
+    errno: int | None
+
+
+class AudioDecodeError(MemsafeError):
+    """The media file could not be turned into samples."""
+
+
+class UnsupportedMediaError(AudioDecodeError):
+    """The file holds no audio, or is of a container or codec that is not let in (playlists, images)."""
+
+
+class AudioLimitError(AudioDecodeError):
+    """More audio came out than `max_audio_seconds` allows, whatever the header had claimed."""
+
+    max_audio_seconds: float
+
+
+class DecoderCrashedError(AudioDecodeError):
+    """The decoding process died. The host is unharmed."""
+
+    reason: str
+
+
+class TranscriberError(MemsafeError):
+    """An engine could not be had, or failed."""
+
+
+class TranscriberNotFoundError(TranscriberError, LookupError):
+    """No installed plugin has this name, or what it needs is missing."""
+
+    name: str
+    available: tuple[str, ...]
+
+
+class TranscriberFailedError(TranscriberError):
+    """The engine failed on one chunk; its own error is the `__cause__`."""
+
+    chunk_index: int
+    start_seconds: float
+
+
+for _name in __all__:
+    globals()[_name].__module__ = "memsafe_transcribe"  # what a user imports, in tracebacks and pickles

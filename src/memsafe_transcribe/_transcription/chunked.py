@@ -1,0 +1,312 @@
+"""ChunkedTranscriber: any audio, cut into chunks, one transcript, in flat memory."""
+
+import os
+import stat
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from math import inf, isfinite
+from types import TracebackType
+from typing import Any, Literal
+
+import anyio
+
+from .._admission.controller import AdmissionController, Reservation, default_admission
+from .._audio.chunker import chunk_samples
+from .._audio.decoder import BYTES_PER_SECOND, SAMPLE_RATE_HZ, Decoder, open_decoder, peak_bytes
+from .._audio.encoding import wav
+from .._download.downloader import SafeDownloader
+from .._errors import UnsupportedMediaError
+from .._memory.guard import POLL_SECONDS
+from .._memory.reading import resident_bytes
+from .protocol import AudioChunk, ChunkContext
+from .registry import Engine, EngineLike, resolve
+from .stitching import place
+from .transcript import Gap, Segment, Transcript
+
+Source = str | os.PathLike[str]
+
+_SAMPLE_BYTES = 2
+_CHUNK_COPIES = 4  # the decoder's buffer, the samples cut off it, the encoded file, and the engine's own
+_CEILING_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        phase: "waiting" for a slot and memory, "downloading", or "transcribing".
+        done: bytes downloaded, or seconds of audio transcribed.
+        total: how many there will be, as far as the server or the file's header says; None if they do not.
+    """
+
+    phase: Literal["waiting", "downloading", "transcribing"]
+    done: float = 0.0
+    total: float | None = None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class SegmentStream:
+    """Segments in order of time, made as they are asked for: nothing is decoded ahead of the reader.
+
+    Attributes:
+        language: what the caller said, or else the engine; None before the first chunk.
+        duration_seconds: the audio read so far; all of it once the iteration has ended.
+        gaps: what was found damaged; complete once the iteration has ended.
+    """
+
+    def __init__(
+        self, engine: Engine, decoder: Decoder, chunk_bytes: int, context: ChunkContext, on_chunk: Callable[..., Any]
+    ) -> None:
+        self.language = context.language
+        self.duration_seconds = 0.0
+        self.gaps: tuple[Gap, ...] = ()
+        self._engine = engine
+        self._decoder = decoder
+        self._chunk_bytes = chunk_bytes
+        self._context = context
+        self._on_chunk = on_chunk
+        self._ready: deque[Segment] = deque()
+        self._index = 0
+        self._iterating = anyio.ResourceGuard("iterating over")
+
+    def __aiter__(self) -> "SegmentStream":
+        return self
+
+    async def __anext__(self) -> Segment:
+        with self._iterating:
+            while not self._ready:
+                if not await self._next_chunk():
+                    raise StopAsyncIteration
+        return self._ready.popleft()
+
+    async def _next_chunk(self) -> bool:
+        await self._on_chunk(self)
+        chunk = await self._read_chunk()
+        if chunk is None:
+            self.gaps = tuple(Gap(gap.start_seconds, gap.start_seconds, gap.reason) for gap in self._decoder.gaps)
+            return False
+        remaining = _remaining_seconds()
+        context = replace(self._context, deadline_seconds=remaining if isfinite(remaining) else None)
+        result = await self._engine.transcribe(chunk, context)
+        self.language = self.language or result.language
+        self._ready.extend(place(chunk, result))
+        self._index += 1
+        self.duration_seconds = chunk.start_seconds + chunk.duration_seconds
+        return True
+
+    async def _read_chunk(self) -> AudioChunk | None:
+        samples = await self._decoder.read(self._chunk_bytes)
+        if not samples:
+            return None
+        return AudioChunk(
+            index=self._index,
+            start_seconds=self._index * self._chunk_bytes / BYTES_PER_SECOND,
+            duration_seconds=len(samples) / BYTES_PER_SECOND,
+            sample_rate_hz=SAMPLE_RATE_HZ,
+            format="wav",
+            data=wav(samples, SAMPLE_RATE_HZ),
+        )
+
+
+class ChunkedTranscriber:
+    """Turns a URL or a file into a transcript, whatever its length, in memory that is known before it starts.
+
+    Args:
+        engine: the name of an installed plugin, an object that satisfies `Transcriber`, or a function `chunk -> str`.
+        engine_options: keyword arguments for a plugin that is given by name.
+        admission: where jobs queue; the process-wide controller by default.
+        downloader: how URLs are fetched; by default one with the default cap and policy, in the same admission.
+        chunk_seconds: the length of the chunks; by default 60 s, or less if the engine takes less.
+        max_audio_seconds: decode no more than this, whatever a header claims; a day by default.
+        queue_timeout_seconds: how long a job waits for a slot and memory; None for as long as it takes.
+
+    Raises:
+        TranscriberNotFoundError: no such engine.
+        ValueError, TypeError: for arguments that cannot work.
+
+    As an async context manager it keeps the engine open, with its memory charged, until the block ends. Without, the
+    engine is opened and closed by each call. Only an engine that was given by name is closed.
+    """
+
+    def __init__(
+        self,
+        engine: EngineLike,
+        *,
+        engine_options: Mapping[str, Any] | None = None,
+        admission: AdmissionController | None = None,
+        downloader: SafeDownloader | None = None,
+        chunk_seconds: float | None = None,
+        max_audio_seconds: float = 86_400.0,
+        queue_timeout_seconds: float | None = None,
+    ) -> None:
+        if not max_audio_seconds > 0:
+            raise ValueError(f"max_audio_seconds must be more than 0, got {max_audio_seconds}")
+        self._engine = resolve(engine, engine_options)
+        capabilities = self._engine.capabilities
+        self._chunk_bytes = _SAMPLE_BYTES * chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ)
+        self._admission = admission or default_admission()
+        self._downloader = downloader or SafeDownloader(admission=self._admission)
+        self._max_audio_seconds = max_audio_seconds
+        self._queue_timeout_seconds = queue_timeout_seconds
+        self._engine_users = 0
+        self._engine_lock = anyio.Lock()
+        self._engine_hold = AsyncExitStack()
+        self._engine_reservation: Reservation | None = None
+
+    async def __aenter__(self) -> "ChunkedTranscriber":
+        await self._enter_engine()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave_engine()
+
+    async def transcribe(
+        self,
+        source: Source,
+        *,
+        language: str | None = None,
+        prompt: str | None = None,
+        deadline_seconds: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Transcript:
+        """Transcribe the whole source.
+
+        Args:
+            source: an http(s) URL as a string, or a file as a `pathlib.Path`. A string that is no URL is refused, so
+                that a user's input can never name a local file.
+            language: a code such as "en"; None to let the engine find out.
+            prompt: words that help the engine, such as names.
+            deadline_seconds: give up after this time.
+            on_progress: called from the event loop with a `Progress`.
+
+        Raises:
+            DownloadError, AudioDecodeError, TranscriberFailedError, AdmissionError, MemoryPressureError, OSError:
+                each says what was wrong with what.
+            TimeoutError: the deadline passed.
+            ValueError: the engine does not know the language, or the string is no URL.
+
+        Cancellation: download, decoding process and reservation are gone when this returns.
+
+        Memory: that of `stream`, and about 200 bytes a word for the result.
+        """
+        segments: list[Segment] = []
+        with anyio.move_on_after(deadline_seconds) as scope:
+            async with self.stream(source, language=language, prompt=prompt, on_progress=on_progress) as stream:
+                segments.extend([segment async for segment in stream])
+            return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps)
+        assert scope.cancelled_caught
+        raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        source: Source,
+        *,
+        language: str | None = None,
+        prompt: str | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> AsyncIterator[SegmentStream]:
+        """Transcribe chunk by chunk: `async with` it, then iterate over the segments.
+
+        Arguments, errors and cancellation are those of `transcribe`. Leaving the block early stops the work.
+
+        Memory: flat in the length of the audio.
+        """
+        self._check_language(language)
+        report = on_progress or (lambda progress: None)
+        async with self._engine_open(), self._opened(source, report) as (fd, name):
+            report(Progress("waiting"))
+            need_bytes = peak_bytes(fd) + _CHUNK_COPIES * self._chunk_bytes
+            async with (
+                self._admission.reserve(need_bytes, timeout_seconds=self._queue_timeout_seconds) as reservation,
+                open_decoder(fd, name, max_audio_seconds=self._max_audio_seconds) as decoder,
+            ):
+
+                async def on_chunk(stream: SegmentStream) -> None:
+                    report(Progress("transcribing", stream.duration_seconds, decoder.info.duration_seconds))
+                    reservation.mark_used(resident_bytes(decoder.pid))
+                    if self._engine_reservation is not None and stream.duration_seconds:
+                        self._engine_reservation.mark_used(self._engine.capabilities.resident_bytes)
+                    await self._stay_below_ceiling()
+
+                context = ChunkContext(language=language, prompt=prompt)
+                yield SegmentStream(self._engine, decoder, self._chunk_bytes, context, on_chunk)
+
+    async def _stay_below_ceiling(self) -> None:
+        """Before each chunk: wait while memory is at the ceiling, until shortly before the deadline."""
+        patience = min(_CEILING_WAIT_SECONDS, _remaining_seconds() - POLL_SECONDS)
+        await self._admission.guard.wait_until_ok(
+            _CHUNK_COPIES * self._chunk_bytes, admitted=True, timeout_seconds=patience
+        )
+
+    def _check_language(self, language: str | None) -> None:
+        known = self._engine.capabilities.languages
+        if language is not None and known is not None and language not in known:
+            raise ValueError(f"engine {self._engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
+
+    @asynccontextmanager
+    async def _opened(self, source: Source, report: OnProgress) -> AsyncIterator[tuple[int, str]]:
+        """The source as an open descriptor, and what to call it in messages."""
+        if isinstance(source, str):
+            if not source.lower().startswith(("http://", "https://")):
+                raise ValueError(f"{source!r} is no http(s) URL; name a local file by pathlib.Path({source!r})")
+            report(Progress("waiting"))
+            async with self._downloader.fetch(
+                source,
+                timeout_seconds=self._queue_timeout_seconds,
+                on_progress=lambda done, total: report(Progress("downloading", done, total)),
+            ) as file:
+                yield file.fd, file.final_url
+            return
+        if not isinstance(source, os.PathLike):
+            raise TypeError(f"source must be an http(s) URL or a pathlib.Path, got {type(source).__name__}")
+        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
+        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UnsupportedMediaError(f"{os.fspath(source)} is not a regular file")
+            yield fd, os.fspath(source)
+        finally:
+            os.close(fd)
+
+    @asynccontextmanager
+    async def _engine_open(self) -> AsyncIterator[None]:
+        await self._enter_engine()
+        try:
+            yield
+        finally:
+            await self._leave_engine()
+
+    async def _enter_engine(self) -> None:
+        """Charge for the engine's resident memory when its first user comes."""
+        need_bytes = self._engine.capabilities.resident_bytes
+        async with self._engine_lock:
+            if self._engine_users == 0 and need_bytes:
+                self._engine_reservation = await self._engine_hold.enter_async_context(
+                    self._admission.reserve(need_bytes, timeout_seconds=self._queue_timeout_seconds, slot=False)
+                )
+            self._engine_users += 1
+
+    async def _leave_engine(self) -> None:
+        """Close the engine and stop charging for it when its last user leaves."""
+        self._engine_users -= 1
+        if self._engine_users == 0:
+            self._engine_reservation = None
+            with anyio.CancelScope(shield=True):
+                try:
+                    await self._engine.aclose()
+                finally:
+                    await self._engine_hold.aclose()
+
+
+def _remaining_seconds() -> float:
+    """Until the nearest deadline around this task; infinite without one."""
+    deadline = anyio.current_effective_deadline()
+    return inf if deadline == inf else deadline - anyio.current_time()

@@ -1,0 +1,101 @@
+"""What an engine is: one small protocol, and the frozen objects that go in and out."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from .transcript import Segment, Word
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What an engine takes and gives.
+
+    Attributes:
+        max_chunk_seconds: the longest chunk it takes.
+        formats: what it reads, best first. This version makes "wav": 16 kHz mono 16-bit PCM.
+        timestamps: "word", "segment" or "none": the finest times that it gives.
+        languages: the codes it knows; None if any may be tried.
+        resident_bytes: memory that it keeps while it is open, such as a model. Charged for as long.
+    """
+
+    max_chunk_seconds: float = 60.0
+    formats: tuple[str, ...] = ("wav",)
+    timestamps: Literal["word", "segment", "none"] = "none"
+    languages: tuple[str, ...] | None = None
+    resident_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.max_chunk_seconds > 0:
+            raise ValueError(f"max_chunk_seconds must be more than 0, got {self.max_chunk_seconds}")
+        if "wav" not in self.formats:
+            raise ValueError(f"formats must contain 'wav', which is what chunks are made as; got {self.formats}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioChunk:
+    """A piece of the audio.
+
+    Attributes:
+        index: its number, from 0.
+        start_seconds: where it begins in the whole.
+        duration_seconds: how long it is.
+        sample_rate_hz: 16 000.
+        format: "wav".
+        data: the encoded file, about 32 kB per second.
+    """
+
+    index: int
+    start_seconds: float
+    duration_seconds: float
+    sample_rate_hz: int
+    format: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkContext:
+    """What the caller said about the whole job.
+
+    Attributes:
+        language: a code such as "en"; None to let the engine find out.
+        prompt: words that help the engine, such as names.
+        deadline_seconds: how long the engine has from now; None for as long as it needs.
+        attempt: 1 at the first try.
+    """
+
+    language: str | None = None
+    prompt: str | None = None
+    deadline_seconds: float | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkResult:
+    """What an engine heard in one chunk. All times are seconds from the chunk's own start.
+
+    Attributes:
+        text: everything that was said. Made from words or segments where it is left out.
+        words: with times, in order; empty if the engine gives none.
+        segments: with times, in order; empty if the engine gives none.
+        language: what the engine took it for.
+    """
+
+    text: str = ""
+    words: tuple[Word, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    language: str | None = None
+
+
+@runtime_checkable
+class Transcriber(Protocol):
+    """An engine. `transcribe` may also be a plain method: it is then run in a worker thread.
+
+    An engine that holds something may have `async def aclose(self) -> None`.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it takes and gives; does not change."""
+
+    async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
+        """Say what is heard in one chunk."""

@@ -1,0 +1,145 @@
+"""Which engine is meant: a name, an object, or a plain function."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import anyio
+
+from .._errors import TranscriberFailedError, TranscriberNotFoundError
+from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
+
+ENTRY_POINT_GROUP = "memsafe_transcribe.transcribers"
+
+PlainFunction = Callable[[AudioChunk], str | ChunkResult | Awaitable[str | ChunkResult]]
+EngineLike = str | Transcriber | PlainFunction
+
+
+def installed() -> dict[str, EntryPoint]:
+    """The engines that installed distributions offer, by name. Imports none of them."""
+    return {point.name: point for point in sorted(entry_points(group=ENTRY_POINT_GROUP))}
+
+
+class Engine:
+    """One engine, ready to be asked: whatever it was given as, it is awaited here and answers a `ChunkResult`.
+
+    Args:
+        name: for messages.
+        transcriber: an object that satisfies `Transcriber`, its method sync or async.
+        owned: whether `aclose` closes it: only what was made here is closed here.
+    """
+
+    def __init__(self, name: str, transcriber: Any, *, owned: bool) -> None:
+        self.name = name
+        self.capabilities: Capabilities = transcriber.capabilities
+        self._transcriber = transcriber
+        self._owned = owned
+
+    async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
+        """Ask the engine about one chunk. Sync methods run in a worker thread.
+
+        Raises:
+            TranscriberFailedError: whatever the engine raised is its cause.
+
+        Cancellation: a sync engine cannot be stopped; its thread is waited for.
+        """
+        try:
+            answer = await self._call(chunk, context)
+            if isinstance(answer, str):
+                answer = ChunkResult(text=answer)
+            if not isinstance(answer, ChunkResult):
+                raise TypeError(f"it returned {type(answer).__name__}, not str or ChunkResult")
+        except Exception as error:
+            raise TranscriberFailedError(
+                f"engine {self.name!r} failed on chunk {chunk.index} (from {chunk.start_seconds:g} s): "
+                f"{type(error).__name__}: {error}",
+                chunk_index=chunk.index,
+                start_seconds=chunk.start_seconds,
+            ) from error
+        return answer
+
+    async def _call(self, chunk: AudioChunk, context: ChunkContext) -> Any:
+        method = self._transcriber.transcribe
+        if inspect.iscoroutinefunction(method):
+            return await method(chunk, context)
+        answer = await anyio.to_thread.run_sync(method, chunk, context)
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def aclose(self) -> None:
+        """Close the engine, if it was made here and can be closed."""
+        if self._owned and (aclose := getattr(self._transcriber, "aclose", None)):
+            await aclose()
+
+
+class _Function:
+    """A plain function `chunk -> str`, sync or async, as a transcriber."""
+
+    capabilities = Capabilities()
+
+    def __init__(self, function: PlainFunction) -> None:
+        self._function = function
+        is_async = inspect.iscoroutinefunction(function)
+        self.transcribe = self._transcribe_async if is_async else self._transcribe_sync
+
+    async def _transcribe_async(self, chunk: AudioChunk, context: ChunkContext) -> Any:
+        answer: Any = self._function(chunk)
+        return await answer
+
+    def _transcribe_sync(self, chunk: AudioChunk, context: ChunkContext) -> Any:
+        return self._function(chunk)
+
+
+def resolve(engine: EngineLike, options: Mapping[str, Any] | None) -> Engine:
+    """Make an engine ready.
+
+    Args:
+        engine: the name of an installed plugin, an object that satisfies `Transcriber`, or a function `chunk -> str`.
+        options: keyword arguments for the plugin's class; for names only.
+
+    Raises:
+        TranscriberNotFoundError: no plugin of that name is installed, or it cannot be imported.
+        TypeError: it is none of the three, or options came with something that is made already.
+    """
+    if isinstance(engine, str):
+        return _named(engine, dict(options or {}))
+    if options:
+        raise TypeError("engine_options go with an engine's name; an object or a function is made already")
+    name = getattr(engine, "__qualname__", type(engine).__qualname__)
+    if isinstance(engine, Transcriber) and not isinstance(engine, type):
+        return Engine(name, engine, owned=False)
+    if callable(engine) and not isinstance(engine, type):
+        return Engine(name, _Function(engine), owned=False)
+    raise TypeError(f"engine must be a name, a Transcriber or a function chunk -> str, got {engine!r}")
+
+
+def _named(name: str, options: dict[str, Any]) -> Engine:
+    points = installed()
+    if name not in points:
+        raise TranscriberNotFoundError(
+            f"no engine {name!r} is installed; there are: {', '.join(points) or 'none'}. Engines are found through "
+            f"the entry-point group {ENTRY_POINT_GROUP!r}",
+            name=name,
+            available=tuple(points),
+        )
+    try:
+        plugin = points[name].load()
+    except ImportError as error:
+        raise TranscriberNotFoundError(
+            f"engine {name!r} is installed, but cannot be imported: {error}", name=name, available=tuple(points)
+        ) from error
+    if isinstance(plugin, type):
+        return Engine(name, plugin(**options), owned=True)
+    if options:
+        raise TypeError(f"engine {name!r} is no class and takes no engine_options, got {sorted(options)}")
+    return Engine(name, plugin if isinstance(plugin, Transcriber) else _Function(plugin), owned=False)
+
+
+def missing(point: EntryPoint) -> str | None:
+    """What keeps an installed engine from being used, for people; None if nothing does. Imports it."""
+    try:
+        plugin = point.load()
+    except ImportError as error:
+        return str(error)
+    check: Callable[[], str | None] = getattr(plugin, "missing", lambda: None)
+    return check()

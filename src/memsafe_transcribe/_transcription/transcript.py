@@ -1,0 +1,143 @@
+"""What comes out: words, segments, gaps, and the usual file formats of them."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word.
+
+    Attributes:
+        text: as the engine wrote it.
+        start_seconds: from the start of the audio (inside a `ChunkResult`: of the chunk).
+        end_seconds: the same.
+        trusted: False if the engine's times were impossible and had to be corrected.
+    """
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+    trusted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A few words that belong together: a caption's worth.
+
+    Attributes:
+        text: without surrounding white space.
+        start_seconds: from the start of the audio (inside a `ChunkResult`: of the chunk).
+        end_seconds: the same.
+        trusted: False where the times are only those of the whole chunk.
+        words: the words with their times, if the engine gave any.
+    """
+
+    text: str
+    start_seconds: float
+    end_seconds: float
+    trusted: bool = True
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A place in the audio that is missing from the transcript."""
+
+    start_seconds: float
+    end_seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The transcript of one source.
+
+    Attributes:
+        segments: in order of time.
+        language: what the caller said, or else the engine.
+        duration_seconds: the length of the decoded audio, by its samples.
+        status: "complete", or "partial" if there are gaps.
+        gaps: what is missing, and why.
+
+    Memory: about 200 bytes a word.
+    """
+
+    segments: tuple[Segment, ...]
+    language: str | None
+    duration_seconds: float
+    gaps: tuple[Gap, ...] = ()
+
+    @property
+    def status(self) -> Literal["complete", "partial"]:
+        return "partial" if self.gaps else "complete"
+
+    @property
+    def text(self) -> str:
+        """Everything that was said, in one line."""
+        return " ".join(segment.text for segment in self.segments)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """All words with times; empty if the engine gave none."""
+        return tuple(word for segment in self.segments for word in segment.words)
+
+    def to_text(self) -> str:
+        """A line per segment."""
+        return "".join(text_line(segment) for segment in self.segments)
+
+    def to_srt(self) -> str:
+        """SubRip captions."""
+        return "".join(srt_cue(number, segment) for number, segment in enumerate(self.segments, 1))
+
+    def to_vtt(self) -> str:
+        """WebVTT captions."""
+        return VTT_HEADER + "".join(vtt_cue(segment) for segment in self.segments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, in the shape of OpenAI's `verbose_json` with `status` and `gaps` besides."""
+        return {
+            "text": self.text,
+            "language": self.language,
+            "duration": round(self.duration_seconds, 3),
+            "status": self.status,
+            "segments": [
+                {"id": number, **_times(segment), "text": segment.text, "trusted": segment.trusted}
+                for number, segment in enumerate(self.segments)
+            ],
+            "words": [{"word": word.text, **_times(word), "trusted": word.trusted} for word in self.words],
+            "gaps": [{**_times(gap), "reason": gap.reason} for gap in self.gaps],
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as one JSON document."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+
+VTT_HEADER = "WEBVTT\n\n"
+
+
+def text_line(segment: Segment) -> str:
+    """One segment as a line of plain text."""
+    return segment.text + "\n"
+
+
+def srt_cue(number: int, segment: Segment) -> str:
+    """One segment as a SubRip caption; `number` counts from 1."""
+    return f"{number}\n{_clock(segment.start_seconds, ',')} --> {_clock(segment.end_seconds, ',')}\n{segment.text}\n\n"
+
+
+def vtt_cue(segment: Segment) -> str:
+    """One segment as a WebVTT caption; what would be markup there is escaped."""
+    text = segment.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"{_clock(segment.start_seconds, '.')} --> {_clock(segment.end_seconds, '.')}\n{text}\n\n"
+
+
+def _clock(seconds: float, point: str) -> str:
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"
+
+
+def _times(item: Word | Segment | Gap) -> dict[str, float]:
+    return {"start": round(item.start_seconds, 3), "end": round(item.end_seconds, 3)}

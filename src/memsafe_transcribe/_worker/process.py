@@ -1,0 +1,144 @@
+"""A Python child process that cannot outlive its parent, spoken to in frames over pipes, on asyncio and trio."""
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import anyio
+
+from .frames import FrameReader, header
+
+_READ_BYTES = 1 << 16
+_REAP_SECONDS = 5.0
+_PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+# What an interpreter may need to start. Nothing else of the host's environment reaches a worker: keys live there.
+_PASSED_ON = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+class WorkerProcess:
+    """One worker: `python -m memsafe_transcribe.MODULE LIFELINE ARGUMENTS...`, started at once.
+
+    Starting blocks for about a millisecond and cannot be cancelled half-way, so there is no moment at which a child
+    runs that nobody owns. The pipes hold 64 KiB each: a worker that is not listened to waits.
+
+    Use it as an async context manager; on exit the child has been killed and reaped.
+    """
+
+    def __init__(self, module: str, *arguments: int | str, pass_fds: tuple[int, ...] = ()) -> None:
+        lifeline, lifeline_writer = os.pipe()
+        self._lifeline: IO[bytes] = open(lifeline_writer, "wb", buffering=0)  # noqa: SIM115
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-S", "-P", "-m", f"memsafe_transcribe.{module}", str(lifeline), *map(str, arguments)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=(lifeline, *pass_fds),
+                env=_environment(),
+                process_group=0,  # a terminal's Ctrl-C is for the parent to act on
+            )
+        except BaseException:
+            self._lifeline.close()
+            raise
+        finally:
+            os.close(lifeline)
+        assert self._process.stdin and self._process.stdout and self._process.stderr
+        self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
+        for pipe in (self._stdin, self._stdout, self._stderr):
+            os.set_blocking(pipe.fileno(), False)
+        self._reader = FrameReader()
+        self._frames: deque[tuple[bytes, bytes]] = deque()
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    async def send(self, kind: bytes, payload: bytes) -> None:
+        """Write one frame, waiting while the pipe is full.
+
+        Raises:
+            BrokenPipeError: the child is dead.
+
+        Cancellation: a part of the frame may have been sent; the child is of no use afterwards.
+        """
+        for part in (header(kind, len(payload)), payload):
+            view = memoryview(part)
+            while view:
+                try:
+                    view = view[os.write(self._stdin.fileno(), view) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(self._stdin)
+
+    async def receive(self) -> tuple[bytes, bytes] | None:
+        """The next frame as (kind, payload); None once the child has closed its end.
+
+        Raises:
+            FrameError: the child sends something else.
+        """
+        while not self._frames:
+            data = await self._read()
+            if not data:
+                return None
+            self._frames.extend(self._reader.feed(data))
+        return self._frames.popleft()
+
+    async def _read(self) -> bytes:
+        while True:
+            try:
+                return os.read(self._stdout.fileno(), _READ_BYTES)
+            except BlockingIOError:
+                await anyio.wait_readable(self._stdout)
+
+    async def exit_reason(self) -> str:
+        """How the child ended, for people. Kills it if it has not."""
+        await self._kill_and_reap()
+        code = self._process.returncode
+        try:
+            last_words = os.read(self._stderr.fileno(), _READ_BYTES).decode(errors="replace").strip()
+        except BlockingIOError:
+            last_words = ""
+        reason = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
+        return f"{reason}: {last_words.splitlines()[-1]}" if last_words else reason
+
+    async def _kill_and_reap(self) -> None:
+        """Kill and wait, shielded and timed. The child's end of stdout closes as it dies, so no thread need wait."""
+        if self._process.returncode is not None:
+            return
+        self._process.kill()
+        with anyio.CancelScope(shield=True), anyio.move_on_after(_REAP_SECONDS):
+            while await self._read():
+                pass
+            self._process.wait()
+            return
+        warnings.warn(f"worker {self.pid} did not die within {_REAP_SECONDS:g} s", ResourceWarning, stacklevel=2)
+
+    async def aclose(self) -> None:
+        """Kill the child, reap it, and close every pipe."""
+        try:
+            await self._kill_and_reap()
+        finally:
+            for pipe in (self._lifeline, self._stdin, self._stdout, self._stderr):
+                pipe.close()
+
+    async def __aenter__(self) -> "WorkerProcess":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+def _environment() -> dict[str, str]:
+    """The worker finds packages where this process does, without running `site` and its .pth files again."""
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    path = os.pathsep.join([_PACKAGE_PARENT, *filter(None, sys.path)])
+    return {**passed_on, "PYTHONPATH": path, "PYTHONUTF8": "1"}

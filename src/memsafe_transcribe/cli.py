@@ -1,0 +1,207 @@
+"""The command `memsafe-transcribe`.
+
+Results go to standard output, everything else to standard error. Exit codes: 0, everything was done; 1, a source (or a
+check of `doctor`) failed; 2, the command makes no sense as it stands; 130, interrupted.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path, PurePosixPath
+from typing import TextIO
+from urllib.parse import urlsplit
+
+import anyio
+
+from ._console import ProgressDisplay
+from ._download.downloader import SafeDownloader
+from ._download.policy import UrlPolicy
+from ._errors import MemsafeError, TranscriberError
+from ._transcription.chunked import ChunkedTranscriber, SegmentStream, Source
+from ._transcription.transcript import VTT_HEADER, Transcript, srt_cue, text_line, vtt_cue
+from ._version import __version__
+
+_DEFAULT_ENGINE = "pocketsphinx"
+_QUEUE_SECONDS = 60.0  # a command should end; a host may wait for as long as it likes
+
+
+class _UsageError(Exception):
+    """The command makes no sense as it stands."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (_UsageError, TranscriberError) as error:
+        _say(str(error))
+        return 2
+    except KeyboardInterrupt:
+        _say("interrupted; nothing is left behind")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="memsafe-transcribe", description=__doc__.partition("\n\n")[2])
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    transcribe = commands.add_parser("transcribe", help="turn URLs and files into text")
+    transcribe.add_argument("sources", nargs="+", metavar="SOURCE", help="an http(s) URL, or a file")
+    transcribe.add_argument("--engine", metavar="NAME", default=_DEFAULT_ENGINE, help="default: %(default)s")
+    transcribe.add_argument("--language", metavar="CODE", help='such as "en"; default: the engine finds out')
+    transcribe.add_argument("--format", choices=("txt", "srt", "vtt", "json"), default="txt", help="default: txt")
+    transcribe.add_argument("--output", metavar="PATH", type=Path, help="a file, or with several sources a folder")
+    transcribe.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
+    transcribe.set_defaults(run=lambda options: anyio.run(_transcribe, options))
+
+    demo = commands.add_parser("demo", help="download, decode and transcribe a minute of speech on this machine")
+    demo.set_defaults(run=_run_demo)
+    doctor = commands.add_parser("doctor", help="what was found: memory limit, spool, decoder, engines")
+    doctor.set_defaults(run=_run_doctor)
+    return parser
+
+
+def _run_demo(_: argparse.Namespace) -> int:
+    from ._demo import run
+
+    return anyio.run(run)
+
+
+def _run_doctor(_: argparse.Namespace) -> int:
+    from ._doctor import run
+
+    return anyio.run(run)
+
+
+async def _transcribe(options: argparse.Namespace) -> int:
+    targets = _targets(options)
+    failed = 0
+    downloader = SafeDownloader(policy=UrlPolicy(allow_private=options.allow_private))
+    async with ChunkedTranscriber(
+        options.engine, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS
+    ) as transcriber:
+        for source, target in zip(options.sources, targets, strict=True):
+            try:
+                with _opened_output(target) as output:
+                    await _transcribe_one(transcriber, source, options, output)
+            except BrokenPipeError:
+                raise
+            except (MemsafeError, OSError, ValueError) as error:
+                failed += 1
+                _say(_one_line(error))
+    return 1 if failed else 0
+
+
+async def _transcribe_one(
+    transcriber: ChunkedTranscriber, source: str, options: argparse.Namespace, output: TextIO
+) -> None:
+    with ProgressDisplay(source) as display:
+        async with transcriber.stream(_source(source), language=options.language, on_progress=display) as stream:
+            async for piece in _FORMATS[options.format](stream):
+                output.write(piece)
+                output.flush()
+    if stream.gaps:
+        first = stream.gaps[0]
+        _say(f"{source}: {len(stream.gaps)} damaged places, the first at {first.start_seconds:.1f} s: {first.reason}")
+
+
+def _source(text: str) -> Source:
+    if "://" not in text:
+        return Path(text)
+    if urlsplit(text).scheme.lower() not in ("http", "https"):
+        raise ValueError(f"{text}: only http and https URLs, and files, can be transcribed")
+    return text
+
+
+async def _txt(stream: SegmentStream) -> AsyncIterator[str]:
+    async for segment in stream:
+        yield text_line(segment)
+
+
+async def _srt(stream: SegmentStream) -> AsyncIterator[str]:
+    numbers = count(1)
+    async for segment in stream:
+        yield srt_cue(next(numbers), segment)
+
+
+async def _vtt(stream: SegmentStream) -> AsyncIterator[str]:
+    yield VTT_HEADER
+    async for segment in stream:
+        yield vtt_cue(segment)
+
+
+async def _json(stream: SegmentStream) -> AsyncIterator[str]:
+    """One document, with the whole text before the segments: the only format that is held until the end."""
+    segments = [segment async for segment in stream]
+    yield Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps).to_json()
+
+
+_FORMATS: dict[str, Callable[[SegmentStream], AsyncIterator[str]]] = {
+    "txt": _txt,
+    "srt": _srt,
+    "vtt": _vtt,
+    "json": _json,
+}
+
+
+def _targets(options: argparse.Namespace) -> list[Path | None]:
+    """Where each source's result goes; None is standard output."""
+    sources, output, suffix = options.sources, options.output, options.format
+    if output is None:
+        if len(sources) > 1 and suffix != "txt":
+            raise _UsageError(f"several sources as {suffix} need --output FOLDER, where each gets a file")
+        return [None] * len(sources)
+    if len(sources) == 1 and not output.is_dir():
+        if not output.parent.is_dir():
+            raise _UsageError(f"--output {output}: there is no folder {output.parent}")
+        return [output]
+    if not output.is_dir():
+        raise _UsageError(f"--output {output}: with several sources this must be a folder that exists")
+    names = [PurePosixPath(urlsplit(source).path).stem or "transcript" for source in sources]
+    targets = [output / f"{name}.{suffix}" for name in names]
+    if len(set(targets)) < len(targets):
+        raise _UsageError("two of the sources have the same name: transcribe them one at a time")
+    return list(targets)
+
+
+@contextmanager
+def _opened_output(target: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a draft without a name that becomes `target` only when all went well."""
+    if target is None:
+        yield sys.stdout
+        return
+    with tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent) as draft:
+        yield draft
+        draft.seek(0)
+        new = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with new.open("x", encoding="utf-8") as file:
+                shutil.copyfileobj(draft, file)
+            new.replace(target)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _say(message: str) -> None:
+    print(f"memsafe-transcribe: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
