@@ -115,7 +115,7 @@ def _open(fd: int) -> "InputContainer":
     import av
 
     try:
-        return av.open(_File(fd), container_options=_OPTIONS)
+        return av.open(_File(fd), "r", container_options=_OPTIONS)
     except MemoryError:
         raise
     except av.FFmpegError as error:
@@ -172,7 +172,7 @@ def _warm_up() -> None:
         file.setparams((1, _SAMPLE_BYTES, SAMPLE_RATE_HZ, 0, "NONE", ""))
         file.writeframes(bytes(SAMPLE_RATE_HZ))
     silence.seek(0)
-    with av.open(silence) as container:
+    with av.open(silence, "r") as container:
         for frame in container.decode(audio=0):
             _new_resampler().resample(frame)
 

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpcore
@@ -123,7 +123,7 @@ async def get(url: str, policy: UrlPolicy) -> AsyncIterator[Answer]:
 
 
 async def _body(response: httpx.Response, url: str) -> AsyncGenerator[bytes]:
-    async with aclosing(response.aiter_raw()) as parts:
+    async with aclosing(cast(AsyncGenerator[bytes], response.aiter_raw())) as parts:
         try:
             async for part in parts:
                 yield part

@@ -63,13 +63,13 @@ def _cgroup_terms(root: Path, host_total_bytes: int) -> Iterator[Term]:
 
 def _cgroup_directories(root: Path) -> tuple[_Version, Path, Path] | None:
     """Which version counts memory here, where it is mounted, and this process's own directory below that."""
-    groups = {}
+    groups: dict[str, str] = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         groups.update(dict.fromkeys(controllers.split(","), path))
     # On a hybrid machine both are there, and the v1 controller is the one that counts.
-    version, path = (_V1, groups["memory"]) if "memory" in groups else (_V2, groups.get(""))
-    if path is None:
+    version, controller = (_V1, "memory") if "memory" in groups else (_V2, "")
+    if controller not in groups:
         return None
     for line in _lines(root / "proc/self/mountinfo"):
         left, _, right = line.partition(" - ")
@@ -79,7 +79,7 @@ def _cgroup_directories(root: Path) -> tuple[_Version, Path, Path] | None:
             version is _V1 and kind == "cgroup" and "memory" in options.split(",")
         ):
             top = root / mount_point.lstrip("/")
-            return version, top, _below(top, mount_root, path)
+            return version, top, _below(top, mount_root, groups[controller])
     return None
 
 
