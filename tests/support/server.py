@@ -1,0 +1,99 @@
+"""An HTTP server of good or bad manners, over real sockets: each path is a function that may send any bytes at all."""
+
+import socket
+import socketserver
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+_WAIT_SECONDS = 30.0
+
+
+class Exchange:
+    """One request, and the socket to answer it on."""
+
+    def __init__(self, connection: socket.socket, method: str, path: str, headers: dict[str, str]) -> None:
+        self.connection = connection
+        self.method = method
+        self.path = path
+        self.headers = headers
+
+    def send(self, data: bytes) -> None:
+        """Send raw bytes; a client that has gone does not matter."""
+        try:
+            self.connection.sendall(data)
+        except OSError:
+            pass
+
+    def answer(self, body: bytes = b"", status: str = "200 OK", **headers: str) -> None:
+        """A whole, correct answer. Header names are given with underscores."""
+        named = {"Content-Length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
+        head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+        self.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
+
+    def hold_until_closed(self) -> None:
+        """Say nothing more until the client hangs up."""
+        self.connection.settimeout(_WAIT_SECONDS)
+        try:
+            while self.connection.recv(65536):
+                pass
+        except OSError:
+            pass
+
+
+Handler = Callable[[Exchange], None]
+
+
+class Server:
+    """Serves `routes` on 127.0.0.1 while its `with` block runs, and keeps the requests that came."""
+
+    def __init__(self) -> None:
+        self.routes: dict[str, Handler] = {}
+        self.requests: list[Exchange] = []
+        self._arrived = threading.Condition()
+        server = self
+
+        class RequestHandler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                server._handle(self)
+
+        class TcpServer(socketserver.ThreadingTCPServer):
+            daemon_threads = False
+            block_on_close = True
+
+        self._tcp = TcpServer(("127.0.0.1", 0), RequestHandler)
+        self._thread = threading.Thread(target=self._tcp.serve_forever, kwargs={"poll_interval": 0.05})
+
+    def url(self, path: str) -> str:
+        """The URL of a route."""
+        return f"http://127.0.0.1:{self._tcp.server_address[1]}{path}"
+
+    def wait_for_requests(self, count: int) -> None:
+        """Block until so many requests have come."""
+        with self._arrived:
+            assert self._arrived.wait_for(lambda: len(self.requests) >= count, _WAIT_SECONDS)
+
+    def _handle(self, handler: socketserver.StreamRequestHandler) -> None:
+        line = handler.rfile.readline().decode("latin-1").split()
+        if len(line) != 3:
+            return
+        headers = {}
+        while header := handler.rfile.readline().decode("latin-1").strip():
+            name, _, value = header.partition(":")
+            headers[name.lower()] = value.strip()
+        exchange = Exchange(handler.connection, line[0], line[1].partition("?")[0], headers)
+        with self._arrived:
+            self.requests.append(exchange)
+            self._arrived.notify_all()
+        self.routes.get(exchange.path, lambda exchange: exchange.answer(status="404 Not Found"))(exchange)
+
+    def __enter__(self) -> "Server":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tcp.shutdown()
+        self._tcp.server_close()
+        self._thread.join()
