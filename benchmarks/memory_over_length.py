@@ -61,10 +61,8 @@ def main() -> None:
             audio = write_long_mp3(folder / "speech.mp3", hours * 3600)
             ours = transcribe(audio, hours, env)
             for what, watched in (("memsafe-transcribe", ours), *peers(audio)):
-                print(
-                    f"{what:20} {hours:6g} {watched.peak_bytes / _MIB:9.1f} {watched.peak_bytes / ours.peak_bytes:6.2f} "
-                    f"{watched.seconds:8.1f} {watched.seconds / ours.seconds:6.2f}"
-                )
+                memory = f"{watched.peak_bytes / _MIB:9.1f} {watched.peak_bytes / ours.peak_bytes:6.2f}"
+                print(f"{what:20} {hours:6g} {memory} {watched.seconds:8.1f} {watched.seconds / ours.seconds:6.2f}")
 
 
 if __name__ == "__main__":

@@ -18,12 +18,34 @@ def tone_samples(seconds: float, hertz: int = 400) -> bytes:
     return (period * (size // len(period) + 1))[:size]
 
 
-def write_wav(path: Path, samples: bytes, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Path:
-    """A WAV file of mono 16-bit samples."""
-    with wave.open(str(path), "wb") as file:
-        file.setparams((1, 2, sample_rate_hz, 0, "NONE", ""))
-        file.writeframes(samples)
+def write_wav(path: Path, samples: bytes) -> Path:
+    """A WAV file of 16 kHz mono 16-bit samples."""
+    path.write_bytes(_wav_in_memory(samples).getvalue())
     return path
+
+
+def write_encoded(path: Path, codec: str, seconds: float) -> Path:
+    """A stereo tone at 48 kHz, encoded with `codec` into the container that the file's name says."""
+    rate, layout = 48_000, "stereo"
+    with av.open(str(path), "w") as target, av.open(_wav_in_memory(tone_samples(seconds)), "r") as tone:
+        stream = target.add_stream(codec, rate=rate, layout=layout)
+        codec_context = stream.codec_context
+        codec_context.open()
+        resampler = av.AudioResampler(codec_context.format, layout, rate, codec_context.frame_size or None)
+        for frame in (*tone.decode(audio=0), None):
+            for resampled in resampler.resample(frame):
+                target.mux(stream.encode(resampled))
+        target.mux(stream.encode(None))
+    return path
+
+
+def _wav_in_memory(samples: bytes) -> io.BytesIO:
+    file = io.BytesIO()
+    with wave.open(file, "wb") as target:
+        target.setparams((1, 2, SAMPLE_RATE_HZ, 0, "NONE", ""))
+        target.writeframes(samples)
+    file.seek(0)
+    return file
 
 
 def write_long_mp3(path: Path, seconds: float) -> Path:

@@ -1,5 +1,6 @@
 """An HTTP server of good or bad manners, over real sockets: each path is a function that may send any bytes at all."""
 
+import contextlib
 import socket
 import socketserver
 import threading
@@ -20,10 +21,8 @@ class Exchange:
 
     def send(self, data: bytes) -> None:
         """Send raw bytes; a client that has gone does not matter."""
-        try:
+        with contextlib.suppress(OSError):
             self.connection.sendall(data)
-        except OSError:
-            pass
 
     def answer(self, body: bytes = b"", status: str = "200 OK", **headers: str) -> None:
         """A whole, correct answer. Header names are given with underscores."""
@@ -34,14 +33,16 @@ class Exchange:
     def hold_until_closed(self) -> None:
         """Say nothing more until the client hangs up."""
         self.connection.settimeout(_WAIT_SECONDS)
-        try:
+        with contextlib.suppress(OSError):
             while self.connection.recv(65536):
                 pass
-        except OSError:
-            pass
 
 
 Handler = Callable[[Exchange], None]
+
+
+def _not_found(exchange: Exchange) -> None:
+    exchange.answer(status="404 Not Found")
 
 
 class Server:
@@ -85,7 +86,7 @@ class Server:
         with self._arrived:
             self.requests.append(exchange)
             self._arrived.notify_all()
-        self.routes.get(exchange.path, lambda exchange: exchange.answer(status="404 Not Found"))(exchange)
+        self.routes.get(exchange.path, _not_found)(exchange)
 
     def __enter__(self) -> "Server":
         self._thread.start()

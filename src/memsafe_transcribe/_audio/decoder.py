@@ -40,9 +40,10 @@ class MediaInfo:
 
 @dataclass(frozen=True, slots=True)
 class DecodeGap:
-    """A place at which the file was damaged. Audio is missing there; how much is not known."""
+    """Audio that is missing. Where the file does not tell how much, the end is the start."""
 
     start_seconds: float
+    end_seconds: float
     reason: str
 
 
@@ -106,7 +107,8 @@ class Decoder:
             self.info = MediaInfo(**message)
         elif kind == b"D":
             self.gaps = tuple(
-                DecodeGap(gap["start_samples"] / SAMPLE_RATE_HZ, gap["reason"]) for gap in message["gaps"]
+                DecodeGap(gap["start_samples"] / SAMPLE_RATE_HZ, gap["end_samples"] / SAMPLE_RATE_HZ, gap["reason"])
+                for gap in message["gaps"]
             )
             self._ended = True
         else:

@@ -24,6 +24,9 @@ _MAX_GAPS = 1_000
 # Containers that hold audio and nothing but audio data of their own. Playlists (hls, dash, concat, sdp ...), images and
 # devices are not among them; FFmpeg compares these names with what it recognized from the content.
 _FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,webm,wv"
+# Containers whose header knows the length; for bare streams such as MP3 it is a guess from the bit rate.
+_KNOWS_ITS_LENGTH = frozenset({"asf", "caf", "flac", "matroska", "mov", "ogg", "w64", "wav"})
+_MISSING_SECONDS = 1.0  # an end that is missing by less may be an encoder's padding
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "enable_drefs": "0"}
 
 
@@ -123,7 +126,7 @@ def _open(fd: int) -> "InputContainer":
 
 
 def _decode(fd: int, samples: _Samples) -> list[dict[str, Any]]:
-    """Send everything that can be heard; return what could not be, as {start_samples, reason}."""
+    """Send everything that can be heard; return what could not be, as {start_samples, end_samples, reason}."""
     with _open(fd) as container:
         if not container.streams.audio:
             raise _RefusalError("unsupported", f"it is a {container.format.long_name} file without an audio stream")
@@ -140,7 +143,16 @@ def _decode(fd: int, samples: _Samples) -> list[dict[str, Any]]:
         for frame in _frames(container, stream, samples, gaps):
             samples.add(frame)
         samples.finish()
-        return gaps
+        return [*gaps, *_missing_end(container, samples)]
+
+
+def _missing_end(container: "InputContainer", samples: _Samples) -> "Iterator[dict[str, Any]]":
+    """A file that ends before its header says so was cut off, or broken beyond what the demuxer can find again."""
+    if container.duration and _KNOWS_ITS_LENGTH.intersection(container.format.name.split(",")):
+        expected = container.duration * SAMPLE_RATE_HZ // 1_000_000
+        if expected - samples.count > _MISSING_SECONDS * SAMPLE_RATE_HZ:
+            reason = "the file ends before its header says so"
+            yield {"start_samples": samples.count, "end_samples": expected, "reason": reason}
 
 
 def _frames(
@@ -160,7 +172,8 @@ def _frames(
             raise
         except av.FFmpegError as error:
             if len(gaps) < _MAX_GAPS:
-                gaps.append({"start_samples": samples.count, "reason": f"damaged data ({error.strerror})"})
+                reason = f"damaged data ({error.strerror})"
+                gaps.append({"start_samples": samples.count, "end_samples": samples.count, "reason": reason})
 
 
 def _warm_up() -> None:

@@ -88,7 +88,7 @@ class SegmentStream:
         await self._on_chunk(self)
         chunk = await self._read_chunk()
         if chunk is None:
-            self.gaps = tuple(Gap(gap.start_seconds, gap.start_seconds, gap.reason) for gap in self._decoder.gaps)
+            self.gaps = tuple(Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._decoder.gaps)
             return False
         remaining = _remaining_seconds()
         context = replace(self._context, deadline_seconds=remaining if isfinite(remaining) else None)

@@ -43,7 +43,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A place in the audio that is missing from the transcript."""
+    """Audio that is missing from the transcript. Where nobody can tell how much, the end is the start."""
 
     start_seconds: float
     end_seconds: float

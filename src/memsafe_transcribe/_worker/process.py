@@ -55,6 +55,8 @@ class WorkerProcess:
             os.set_blocking(pipe.fileno(), False)
         self._reader = FrameReader()
         self._frames: deque[tuple[bytes, bytes]] = deque()
+        self._last_words = b""
+        self._reaping = anyio.Lock()
 
     @property
     def pid(self) -> int:
@@ -91,42 +93,41 @@ class WorkerProcess:
         return self._frames.popleft()
 
     async def _read(self) -> bytes:
-        while True:
-            try:
-                return os.read(self._stdout.fileno(), _READ_BYTES)
-            except BlockingIOError:
-                await anyio.wait_readable(self._stdout)
+        return await _read_some(self._stdout)
 
     async def exit_reason(self) -> str:
         """How the child ended, for people. Kills it if it has not."""
         await self._kill_and_reap()
         code = self._process.returncode
-        try:
-            last_words = os.read(self._stderr.fileno(), _READ_BYTES).decode(errors="replace").strip()
-        except BlockingIOError:
-            last_words = ""
         reason = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit status {code}"
-        return f"{reason}: {last_words.splitlines()[-1]}" if last_words else reason
+        lines = self._last_words.decode(errors="replace").strip().splitlines()
+        return f"{reason}: {lines[-1]}" if lines else reason
 
     async def _kill_and_reap(self) -> None:
-        """Kill and wait, shielded and timed. The child's end of stdout closes as it dies, so no thread need wait."""
-        if self._process.returncode is not None:
-            return
-        self._process.kill()
+        """Kill and wait, shielded and timed. The child's end of stderr closes as it dies, so no thread need wait.
+
+        Not stdout: another task may be reading there at this moment.
+        """
         with anyio.CancelScope(shield=True), anyio.move_on_after(_REAP_SECONDS):
-            while await self._read():
-                pass
-            self._process.wait()
-            return
+            async with self._reaping:
+                if self._process.returncode is not None:
+                    return
+                self._process.kill()
+                while data := await _read_some(self._stderr):
+                    self._last_words = (self._last_words + data)[-_READ_BYTES:]
+                self._process.wait()
+                return
         warnings.warn(f"worker {self.pid} did not die within {_REAP_SECONDS:g} s", ResourceWarning, stacklevel=2)
 
     async def aclose(self) -> None:
-        """Kill the child, reap it, and close every pipe."""
+        """Kill the child, reap it, and close every pipe. A task that still reads gets a `ClosedResourceError`."""
         try:
             await self._kill_and_reap()
         finally:
             for pipe in (self._lifeline, self._stdin, self._stdout, self._stderr):
-                pipe.close()
+                if not pipe.closed:
+                    anyio.notify_closing(pipe)
+                    pipe.close()
 
     async def __aenter__(self) -> "WorkerProcess":
         return self
@@ -135,6 +136,15 @@ class WorkerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+async def _read_some(pipe: IO[bytes]) -> bytes:
+    """What has come in, or b"" once the other end is closed."""
+    while True:
+        try:
+            return os.read(pipe.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            await anyio.wait_readable(pipe)
 
 
 def _environment() -> dict[str, str]:

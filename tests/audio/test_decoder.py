@@ -1,0 +1,268 @@
+"""The decoding process, on real files."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import av
+import pytest
+
+import memsafe_transcribe as mt
+from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, DecodeGap, open_decoder, peak_bytes
+
+from ..conftest import Run
+from ..support.media import SPEECH, tone_samples, write_encoded, write_wav
+from ..support.processes import gone_within, watch_opens
+
+
+@contextmanager
+def descriptor(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+async def decode(path: Path, max_audio_seconds: float = 3600.0) -> bytes:
+    """All samples of a file."""
+    samples = b""
+    with descriptor(path) as fd:
+        async with open_decoder(fd, path.name, max_audio_seconds=max_audio_seconds) as decoder:
+            while part := await decoder.read(BYTES_PER_SECOND):
+                samples += part
+    return samples
+
+
+def test_samples_come_out_exactly(run: Run, tmp_path: Path) -> None:
+    """A 16 kHz mono WAV comes out as the samples that went in, to the last odd one."""
+    samples = tone_samples(2.5) + b"\x01\x00"
+    assert run(decode, write_wav(tmp_path / "tone.wav", samples)) == samples
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("speech.mp3", "libmp3lame"),
+        ("speech.m4a", "aac"),
+        ("speech.flac", "flac"),
+        ("speech.ogg", "libopus"),
+        ("speech.webm", "libopus"),
+        ("speech.mkv", "aac"),
+        ("speech.aiff", "pcm_s16be"),
+    ],
+)
+def test_every_usual_format_keeps_its_length(run: Run, tmp_path: Path, name: str, codec: str) -> None:
+    """Stereo at 48 kHz comes out as 16 kHz mono of the same length, but for an encoder's padding."""
+    path = write_encoded(tmp_path / name, codec, seconds=3.0)
+    assert len(run(decode, path)) / BYTES_PER_SECOND == pytest.approx(3.0, abs=0.15)
+
+
+def test_the_content_decides_and_not_the_name(run: Run, tmp_path: Path) -> None:
+    """An MP3 that is called .jpg is an MP3."""
+    path = tmp_path / "photo.jpg"
+    shutil.copy(SPEECH, path)
+    assert len(run(decode, path)) / BYTES_PER_SECOND == pytest.approx(31.57, abs=0.1)
+
+
+def test_a_playlist_named_mp3_opens_no_other_file(run: Run, tmp_path: Path) -> None:
+    """It is refused with an error that says what it is; the file that it names is never opened."""
+    other = write_wav(tmp_path / "other.wav", tone_samples(1.0))
+    playlist = tmp_path / "song.mp3"
+    playlist.write_text("ffconcat version 1.0\nfile other.wav\n")
+    with watch_opens(other) as watch:
+        with pytest.raises(mt.UnsupportedMediaError, match=r"song\.mp3 is not audio: it is an ffconcat playlist"):
+            run(decode, playlist)
+        assert not watch.was_opened()
+        other.read_bytes()
+        assert watch.was_opened(), "the watch itself must work"
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "empty"),
+        (b"only some words\n" * 50, "plain text"),
+        (b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/x.ts\n", "an HLS or M3U playlist"),
+        (b"<?xml version='1.0'?><MPD></MPD>", "a DASH playlist"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "a PNG image"),
+        (b"\xff\xd8\xff\xe0" + bytes(100), "a JPEG image"),
+        (bytes(10_000), "FFmpeg finds no audio"),
+    ],
+)
+def test_what_is_not_audio_is_named(run: Run, tmp_path: Path, content: bytes, what: str) -> None:
+    """The error says what the file is instead."""
+    path = tmp_path / "upload.mp3"
+    path.write_bytes(content)
+    with pytest.raises(mt.UnsupportedMediaError, match=what):
+        run(decode, path)
+
+
+def test_a_video_gives_its_audio_and_one_without_says_so(run: Run, tmp_path: Path) -> None:
+    """Video frames are not decoded."""
+    silent = tmp_path / "film.mp4"
+    with av.open(str(silent), "w") as target:
+        stream = target.add_stream("mpeg4", rate=10)
+        stream.width, stream.height = 64, 64
+        for _ in range(10):
+            target.mux(stream.encode(av.VideoFrame(64, 64, "yuv420p")))
+        target.mux(stream.encode(None))
+    with pytest.raises(mt.UnsupportedMediaError, match="without an audio stream"):
+        run(decode, silent)
+
+
+def damage(path: Path) -> Path:
+    """Overwrite some of the middle of a file."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec"), [("speech.mp3", "libmp3lame"), ("speech.m4a", "aac")])
+def test_damage_in_the_middle_loses_itself_and_is_reported(run: Run, tmp_path: Path, name: str, codec: str) -> None:
+    """What can be heard before and after comes out; the place is named."""
+    path = damage(write_encoded(tmp_path / name, codec, seconds=10.0))
+    seconds, gaps = run(decode_with_gaps, path)
+    assert 9.5 < seconds < 10.0
+    assert gaps[0].start_seconds == pytest.approx(5.0, abs=0.5)
+    assert gaps[0].reason.startswith("damaged data")
+
+
+def test_an_end_that_is_missing_is_reported(run: Run, tmp_path: Path) -> None:
+    """Damage behind which FFmpeg finds nothing any more raises no error there: the header's length tells."""
+    path = damage(write_encoded(tmp_path / "speech.webm", "libopus", seconds=10.0))
+    seconds, gaps = run(decode_with_gaps, path)
+    assert seconds < 6.0
+    assert gaps[-1].start_seconds == pytest.approx(seconds, abs=0.1)
+    assert gaps[-1].end_seconds == pytest.approx(10.0, abs=0.1)
+
+
+async def decode_with_gaps(path: Path) -> tuple[float, tuple[DecodeGap, ...]]:
+    """How many seconds came out, and what is missing."""
+    with descriptor(path) as fd:
+        async with open_decoder(fd, path.name, max_audio_seconds=60) as decoder:
+            samples = await decoder.read(60 * BYTES_PER_SECOND)
+            await decoder.read(1)
+            return len(samples) / BYTES_PER_SECOND, decoder.gaps
+
+
+def test_more_audio_than_allowed_is_refused_whatever_the_header_says(run: Run, tmp_path: Path) -> None:
+    """The limit counts decoded samples."""
+    path = write_wav(tmp_path / "long.wav", tone_samples(3.0))
+    with pytest.raises(mt.AudioLimitError, match="max_audio_seconds=2") as caught:
+        run(decode, path, 2.0)
+    assert caught.value.max_audio_seconds == 2.0
+
+
+def test_an_exception_in_the_block_ends_the_process(run: Run) -> None:
+    """`run` finds neither child nor descriptor afterwards."""
+
+    async def main() -> None:
+        with descriptor(SPEECH) as fd, pytest.raises(ZeroDivisionError):
+            async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
+                await decoder.read(1000)
+                raise ZeroDivisionError
+
+    run(main)
+
+
+def test_cancellation_while_reading_ends_the_process(run: Run) -> None:
+    """A reader that waits for a stopped decoder can be cancelled, and both are gone."""
+
+    async def main() -> None:
+        with descriptor(SPEECH) as fd:
+            async with anyio.create_task_group() as tasks:
+                async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
+                    os.kill(decoder.pid, signal.SIGSTOP)
+
+                    async def read_all() -> None:
+                        while await decoder.read(BYTES_PER_SECOND):
+                            pass
+
+                    tasks.start_soon(read_all)
+                    await anyio.wait_all_tasks_blocked()
+                    tasks.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_a_decoder_that_is_killed_says_of_what(run: Run) -> None:
+    """The job fails with the signal's name; the host goes on."""
+
+    async def main() -> None:
+        with descriptor(SPEECH) as fd:
+            async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
+                os.kill(decoder.pid, signal.SIGSEGV)
+                with pytest.raises(mt.DecoderCrashedError, match="killed by SIGSEGV") as caught:
+                    while await decoder.read(BYTES_PER_SECOND):
+                        pass
+                assert caught.value.reason == "killed by SIGSEGV"
+
+    run(main)
+
+
+_HOST = """
+import os, sys, anyio
+from memsafe_transcribe._audio.decoder import open_decoder
+
+async def main():
+    fd = os.open(sys.argv[1], os.O_RDONLY)
+    async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
+        await decoder.read(1000)
+        print(decoder.pid, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_sigkill_of_the_host_takes_the_decoder_with_it(backend: str) -> None:
+    """Even one that is stopped, and so cannot notice anything by itself."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOST, str(SPEECH), backend], stdout=subprocess.PIPE, text=True
+    ) as host:
+        assert host.stdout is not None
+        decoder_pid = int(host.stdout.readline())
+        decoder = os.pidfd_open(decoder_pid)
+        try:
+            os.kill(decoder_pid, signal.SIGSTOP)
+            host.kill()
+            assert gone_within(decoder, seconds=30)
+        finally:
+            os.close(decoder)
+
+
+def test_the_worker_cannot_open_files_and_gets_no_secret(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses it any descriptor, any file size and more data; the host's environment does not reach it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+
+    async def main() -> None:
+        with descriptor(SPEECH) as fd:
+            async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
+                limits = Path(f"/proc/{decoder.pid}/limits").read_text()
+                for name in ("Max open files", "Max file size", "Max core file size"):
+                    (line,) = (line for line in limits.splitlines() if line.startswith(name))
+                    assert line.removeprefix(name).split()[:2] == ["0", "0"]
+                (line,) = (line for line in limits.splitlines() if line.startswith("Max data size"))
+                assert int(line.removeprefix("Max data size").split()[0]) < 64 * mt.MiB
+                assert b"sk-secret" not in Path(f"/proc/{decoder.pid}/environ").read_bytes()
+
+    run(main)
+
+
+def test_the_peak_is_known_beforehand_and_an_mp4_index_is_charged(tmp_path: Path) -> None:
+    """An MP4 costs its index more; other files cost a fixed sum."""
+    plain = write_encoded(tmp_path / "speech.mp3", "libmp3lame", seconds=60.0)
+    indexed = write_encoded(tmp_path / "speech.m4a", "aac", seconds=60.0)
+    with descriptor(plain) as fd_plain, descriptor(indexed) as fd_indexed:
+        assert peak_bytes(fd_plain) == 36 * mt.MiB
+        assert peak_bytes(fd_indexed) - peak_bytes(fd_plain) > 60 * 48_000 / 1024 * 53

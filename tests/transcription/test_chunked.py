@@ -1,0 +1,310 @@
+"""ChunkedTranscriber: the whole way from a source to a transcript."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import wave
+from pathlib import Path
+from typing import Any
+
+import anyio
+import psutil
+import pytest
+
+import memsafe_transcribe as mt
+
+from ..conftest import Run
+from ..support.media import SPEECH, tone_samples, write_wav
+from ..support.processes import gone_within
+from ..support.server import Server
+
+ANY = mt.UrlPolicy(allow_private=True)
+
+
+class Recorder:
+    """An engine that keeps a hash of what it heard, and says the chunk's number."""
+
+    capabilities = mt.Capabilities(max_chunk_seconds=60.0)
+
+    def __init__(self) -> None:
+        self.samples = b""
+        self.chunks: list[mt.AudioChunk] = []
+
+    async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+        self.chunks.append(chunk)
+        with wave.open(io.BytesIO(chunk.data)) as file:
+            self.samples += file.readframes(file.getnframes())
+        return mt.ChunkResult(text=str(chunk.index), language="en")
+
+
+@pytest.mark.parametrize("extra_samples", [-1, 0, 1])
+def test_chunks_tile_the_audio_exactly(run: Run, tmp_path: Path, extra_samples: int) -> None:
+    """At a multiple of the chunk's length, one sample less and one more: nothing twice, nothing lost."""
+    samples = tone_samples(3.0 + extra_samples / 16_000)
+    path = write_wav(tmp_path / "tone.wav", samples)
+    engine = Recorder()
+
+    async def main() -> mt.Transcript:
+        return await mt.ChunkedTranscriber(engine, chunk_seconds=1.0).transcribe(path)
+
+    transcript = run(main)
+    assert engine.samples == samples
+    assert transcript.duration_seconds == len(samples) / 32_000
+    assert [chunk.start_seconds for chunk in engine.chunks] == [0.0, 1.0, 2.0, 3.0][: 3 + (extra_samples > 0)]
+    assert (transcript.status, transcript.language, transcript.gaps) == ("complete", "en", ())
+    assert transcript.segments[-1].end_seconds == transcript.duration_seconds
+
+
+def test_a_url_becomes_a_transcript_and_nothing_is_left(run: Run, server: Server, spool_dir: Path) -> None:
+    """Downloaded, decoded, transcribed; the slot is free again and progress was told."""
+    server.routes["/talk.mp3"] = lambda exchange: exchange.answer(SPEECH.read_bytes())
+    heard: list[mt.Progress] = []
+
+    async def main() -> mt.Transcript:
+        admission = mt.AdmissionController()
+        downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
+        async with mt.ChunkedTranscriber(
+            Recorder(), admission=admission, downloader=downloader, chunk_seconds=10.0
+        ) as transcriber:
+            transcript = await transcriber.transcribe(server.url("/talk.mp3"), on_progress=heard.append)
+        assert (admission.statistics().active, admission.statistics().reserved_bytes) == (0, 0)
+        return transcript
+
+    assert run(main).text == "0 1 2 3"
+    phases = [progress.phase for progress in heard]
+    assert list(dict.fromkeys(phases)) == ["waiting", "downloading", "transcribing"]
+    assert heard[-1].done == pytest.approx(31.57, abs=0.1)
+    assert heard[-1].total == pytest.approx(31.57, abs=0.1)
+
+
+@pytest.mark.parametrize("source", ["talk.mp3", "/etc/passwd", "file:///etc/passwd", "ftp://example.com/a.mp3"])
+def test_a_string_never_names_a_local_file(run: Run, source: str) -> None:
+    """A user's URL field cannot read the server's disk; the error names pathlib.Path."""
+    with pytest.raises(ValueError, match=r"is no http\(s\) URL; name a local file by pathlib\.Path"):
+        run(mt.ChunkedTranscriber(Recorder()).transcribe, source)
+
+
+def test_what_is_no_source_is_refused(run: Run, tmp_path: Path) -> None:
+    """Other types, folders, FIFOs (without waiting for a writer), files that are not there."""
+    transcribe: Any = mt.ChunkedTranscriber(Recorder()).transcribe
+    with pytest.raises(TypeError, match="source must be"):
+        run(transcribe, 3)
+    with pytest.raises(mt.UnsupportedMediaError, match="not a regular file"):
+        run(transcribe, tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(mt.UnsupportedMediaError, match="not a regular file"):
+        run(transcribe, tmp_path / "fifo")
+    with pytest.raises(FileNotFoundError):
+        run(transcribe, tmp_path / "nothing.mp3")
+
+
+def test_an_engine_that_fails_leaves_nothing(run: Run) -> None:
+    """Decoder, descriptor and reservation are gone when the error comes out."""
+
+    async def main() -> None:
+        admission = mt.AdmissionController()
+
+        def engine(chunk: mt.AudioChunk) -> str:
+            raise RuntimeError("no")
+
+        with pytest.raises(mt.TranscriberFailedError):
+            await mt.ChunkedTranscriber(engine, admission=admission).transcribe(SPEECH)
+        assert (admission.statistics().active, admission.statistics().reserved_bytes) == (0, 0)
+        assert psutil.Process().children() == []
+
+    run(main)
+
+
+def test_cancelling_in_the_engine_leaves_nothing(run: Run) -> None:
+    """The same while the engine is thinking."""
+
+    async def main() -> None:
+        admission = mt.AdmissionController()
+        thinking = anyio.Event()
+
+        async def engine(chunk: mt.AudioChunk) -> str:
+            thinking.set()
+            await anyio.sleep_forever()
+            return ""
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mt.ChunkedTranscriber(engine, admission=admission).transcribe, SPEECH)
+            await thinking.wait()
+            assert admission.statistics().active == 1
+            tasks.cancel_scope.cancel()
+        assert (admission.statistics().active, admission.statistics().reserved_bytes) == (0, 0)
+        assert psutil.Process().children() == []
+
+    run(main)
+
+
+def test_leaving_the_stream_early_stops_the_work(run: Run) -> None:
+    """One segment is enough for some; also while another task still iterates."""
+
+    async def main() -> None:
+        transcriber = mt.ChunkedTranscriber(lambda chunk: "text", chunk_seconds=1.0)
+        async with transcriber.stream(SPEECH) as stream:
+            async for segment in stream:
+                assert segment.start_seconds == 0.0
+                break
+        assert psutil.Process().children() == []
+
+    run(main)
+
+
+def test_a_deadline_stops_the_job_and_is_told_to_the_engine(run: Run) -> None:
+    """TimeoutError that says how far it came; the engine knew what time it had."""
+    deadlines = []
+
+    class Slow:
+        capabilities = mt.Capabilities()
+
+        async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+            deadlines.append(context.deadline_seconds)
+            await anyio.sleep_forever()
+            return mt.ChunkResult()
+
+    async def main() -> None:
+        await mt.ChunkedTranscriber(Slow()).transcribe(SPEECH, deadline_seconds=1.5)
+
+    with pytest.raises(TimeoutError, match=r"deadline_seconds=1\.5 passed with 0 segments done"):
+        run(main)
+    assert deadlines[0] is not None
+    assert 0 < deadlines[0] <= 1.5
+
+
+def test_a_sync_engine_is_waited_for_when_cancelled(run: Run) -> None:
+    """Its thread cannot be stopped: the slot stays taken until it has ended."""
+
+    async def main() -> None:
+        admission = mt.AdmissionController()
+        started, may_end = anyio.Event(), threading.Event()
+        token = anyio.lowlevel.current_token()
+
+        def engine(chunk: mt.AudioChunk) -> str:
+            anyio.from_thread.run_sync(started.set, token=token)
+            assert may_end.wait(30)
+            return ""
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mt.ChunkedTranscriber(engine, admission=admission).transcribe, SPEECH)
+            await started.wait()
+            tasks.cancel_scope.cancel()
+            assert admission.statistics().active == 1
+            may_end.set()
+        assert admission.statistics().active == 0
+
+    run(main)
+
+
+class Resident(Recorder):
+    """An engine with a model, which counts how often it is closed."""
+
+    capabilities = mt.Capabilities(resident_bytes=100 * mt.MiB)
+    closed = 0
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+
+def test_an_engines_memory_is_charged_while_it_is_open(run: Run) -> None:
+    """Without a slot, and no longer than that; an object is its maker's to close."""
+    engine = Resident()
+
+    async def main() -> None:
+        admission = mt.AdmissionController()
+        async with mt.ChunkedTranscriber(engine, admission=admission) as transcriber:
+            assert (admission.statistics().active, admission.statistics().reserved_bytes) == (0, 100 * mt.MiB)
+            await transcriber.transcribe(SPEECH)
+            assert admission.statistics().reserved_bytes == 100 * mt.MiB
+        assert admission.statistics().reserved_bytes == 0
+
+    run(main)
+    assert engine.closed == 0
+
+
+def test_at_the_ceiling_no_new_chunk_is_begun(run: Run) -> None:
+    """With the deadline near, it ends in MemoryPressureError; what was finished had come out before."""
+
+    class FillingGuard(mt.MemoryGuard):
+        """A guard whose machine is full from the second chunk on."""
+
+        full = False
+
+        def _read(self) -> Any:
+            reading = super()._read()
+            if not self.full:
+                return reading
+            term = reading.terms[0]
+            filled = type(term)("limit", "cgroup v2 /full", "memory.max", 100 * mt.MiB, 95 * mt.MiB, 95 * mt.MiB)
+            return type(reading)((filled,), reading.process_rss_bytes)
+
+    guard = FillingGuard()
+    texts = []
+
+    def engine(chunk: mt.AudioChunk) -> str:
+        guard.full = True
+        return f"{chunk.index}"
+
+    async def main() -> None:
+        transcriber = mt.ChunkedTranscriber(engine, admission=mt.AdmissionController(guard=guard), chunk_seconds=1.0)
+        with anyio.fail_after(2):
+            async with transcriber.stream(SPEECH) as stream:
+                async for segment in stream:
+                    texts.append(segment.text)
+
+    with pytest.raises(
+        mt.MemoryPressureError, match=r"cgroup v2 /full uses 95\.0 MiB of 100\.0 MiB .*ceiling_percent=90"
+    ):
+        run(main)
+    assert texts == ["0"]
+
+
+_HOST = """
+import sys, anyio, pathlib, memsafe_transcribe as mt
+
+async def engine(chunk):
+    print("in the engine", flush=True)
+    await anyio.sleep_forever()
+
+async def main():
+    downloader = mt.SafeDownloader(policy=mt.UrlPolicy(allow_private=True), spool_dir=sys.argv[2])
+    await mt.ChunkedTranscriber(engine, downloader=downloader).transcribe(sys.argv[1])
+
+anyio.run(main, backend=sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_sigkill_in_the_middle_leaves_nothing(server: Server, spool_dir: Path, backend: str) -> None:
+    """Downloaded file, decoding process: gone with the host."""
+    server.routes["/talk.mp3"] = lambda exchange: exchange.answer(SPEECH.read_bytes())
+    command = [sys.executable, "-c", _HOST, server.url("/talk.mp3"), str(spool_dir), backend]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as host:
+        assert host.stdout is not None
+        assert host.stdout.readline() == "in the engine\n"
+        (decoder,) = psutil.Process(host.pid).children()
+        pidfd = os.pidfd_open(decoder.pid)
+        try:
+            host.send_signal(signal.SIGKILL)
+            assert gone_within(pidfd, 30)
+        finally:
+            os.close(pidfd)
+
+
+def test_twelve_jobs_leave_nothing_and_never_more_than_three_run(run: Run) -> None:
+    """The audit's case in small: many jobs at once, one limit."""
+
+    async def main() -> mt.AdmissionStatistics:
+        admission = mt.AdmissionController()
+        transcriber = mt.ChunkedTranscriber(lambda chunk: "x", admission=admission)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(12):
+                tasks.start_soon(transcriber.transcribe, SPEECH)
+        return admission.statistics()
+
+    statistics = run(main)
+    assert (statistics.granted, statistics.peak_active, statistics.active) == (12, 3, 0)

@@ -1,0 +1,131 @@
+"""Engines: by name from another distribution, as an object, as a plain function."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import memsafe_transcribe as mt
+
+from ..conftest import Run
+from ..support.media import tone_samples, write_wav
+from ..support.plugin import install_plugin
+
+
+def text_of(run: Run, tmp_path: Path, engine: Any, **options: Any) -> str:
+    """What an engine makes of 2.5 s in chunks of 1 s."""
+
+    async def main() -> str:
+        path = write_wav(tmp_path / "tone.wav", tone_samples(2.5))
+        transcriber = mt.ChunkedTranscriber(engine, chunk_seconds=1.0, **options)
+        return (await transcriber.transcribe(path)).text
+
+    text: str = run(main)
+    return text
+
+
+def test_a_bare_lambda_is_an_engine(run: Run, tmp_path: Path) -> None:
+    """It gets each chunk and answers text."""
+    assert text_of(run, tmp_path, lambda chunk: f"{chunk.index}:{chunk.duration_seconds}") == "0:1.0 1:1.0 2:0.5"
+
+
+def test_an_async_function_is_an_engine(run: Run, tmp_path: Path) -> None:
+    """It is awaited."""
+
+    async def engine(chunk: mt.AudioChunk) -> str:
+        return f"{chunk.start_seconds:g}"
+
+    assert text_of(run, tmp_path, engine) == "0 1 2"
+
+
+class SyncEngine:
+    """A class whose `transcribe` is no coroutine, as many SDKs are."""
+
+    capabilities = mt.Capabilities(max_chunk_seconds=1.0, languages=("en",))
+
+    def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+        return mt.ChunkResult(text=f"{context.language}{context.attempt}")
+
+
+def test_an_object_with_a_sync_method_is_an_engine(run: Run, tmp_path: Path) -> None:
+    """It runs in a thread."""
+    assert text_of(run, tmp_path, SyncEngine()) == "None1 None1 None1"
+
+
+def test_a_plugin_of_another_distribution_is_found_by_its_name(tmp_path: Path) -> None:
+    """Installed by pip, found through its entry point, by the command and by the API."""
+    env = install_plugin(tmp_path / "site")
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(8.0))
+    command = [sys.executable, "-m", "memsafe_transcribe.cli", "transcribe", "--engine", "speech-clock"]
+    by_command = subprocess.run([*command, "--format", "json", str(audio)], env=env, capture_output=True, check=True)
+    words = json.loads(by_command.stdout)["words"]
+    assert [word["word"] for word in words] == [f"word{number}" for number in range(20)]
+    assert (words[-1]["start"], words[-1]["end"]) == (7.6, 8.0)
+    script = (
+        "import anyio, pathlib, sys, memsafe_transcribe as mt\n"
+        "transcriber = mt.ChunkedTranscriber('speech-clock', chunk_seconds=2)\n"
+        "print(anyio.run(transcriber.transcribe, pathlib.Path(sys.argv[1])).text)"
+    )
+    by_api = subprocess.run([sys.executable, "-c", script, str(audio)], env=env, capture_output=True, check=True)
+    assert by_api.stdout.decode().split() == [word["word"] for word in words]
+
+
+def test_an_unknown_name_says_which_there_are() -> None:
+    """At once, when the transcriber is made."""
+    with pytest.raises(
+        mt.TranscriberNotFoundError, match="no engine 'nope' is installed; there are: .*pocketsphinx"
+    ) as e:
+        mt.ChunkedTranscriber("nope")
+    assert (e.value.name, "pocketsphinx" in e.value.available) == ("nope", True)
+
+
+@pytest.mark.parametrize("engine", [None, 3, SyncEngine, object()])
+def test_what_is_no_engine_is_refused(engine: Any) -> None:
+    """Also a class that should have been an instance."""
+    with pytest.raises(TypeError, match="engine must be a name, a Transcriber or a function"):
+        mt.ChunkedTranscriber(engine)
+
+
+def test_options_go_with_a_name_only() -> None:
+    """An object is made already."""
+    with pytest.raises(TypeError, match="engine_options go with an engine's name"):
+        mt.ChunkedTranscriber(SyncEngine(), engine_options={"model": "x"})
+
+
+def test_an_engine_that_raises_is_named_with_its_chunk(run: Run, tmp_path: Path) -> None:
+    """Its own error is the cause."""
+
+    def engine(chunk: mt.AudioChunk) -> str:
+        return str(1 // (1 - chunk.index))
+
+    with pytest.raises(mt.TranscriberFailedError, match=r"failed on chunk 1 \(from 1 s\): ZeroDivisionError") as caught:
+        text_of(run, tmp_path, engine)
+    assert (caught.value.chunk_index, caught.value.start_seconds) == (1, 1.0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_an_engine_that_answers_something_else_is_named(run: Run, tmp_path: Path) -> None:
+    """None is no text."""
+    with pytest.raises(mt.TranscriberFailedError, match="it returned NoneType, not str or ChunkResult"):
+        text_of(run, tmp_path, lambda chunk: None)
+
+
+def test_a_language_that_the_engine_does_not_know_is_refused(run: Run, tmp_path: Path) -> None:
+    """Before anything is read."""
+
+    async def main() -> None:
+        await mt.ChunkedTranscriber(SyncEngine()).transcribe(tmp_path / "nothing.wav", language="de")
+
+    with pytest.raises(ValueError, match="knows the languages en; got 'de'"):
+        run(main)
+
+
+def test_capabilities_that_cannot_work_are_refused() -> None:
+    """When they are written down, not at the first chunk."""
+    with pytest.raises(ValueError, match="formats must contain 'wav'"):
+        mt.Capabilities(formats=("flac",))
+    with pytest.raises(ValueError, match="max_chunk_seconds must be more than 0"):
+        mt.Capabilities(max_chunk_seconds=0)
