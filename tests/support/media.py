@@ -29,6 +29,7 @@ def write_encoded(path: Path, codec: str, seconds: float) -> Path:
     rate, layout = 48_000, "stereo"
     with av.open(str(path), "w") as target, av.open(_wav_in_memory(tone_samples(seconds)), "r") as tone:
         stream = target.add_stream(codec, rate=rate, layout=layout)
+        assert isinstance(stream, av.AudioStream)
         codec_context = stream.codec_context
         codec_context.open()
         resampler = av.AudioResampler(codec_context.format, layout, rate, codec_context.frame_size or None)

@@ -75,11 +75,11 @@ def test_a_plugin_of_another_distribution_is_found_by_its_name(tmp_path: Path) -
 
 def test_an_unknown_name_says_which_there_are() -> None:
     """At once, when the transcriber is made."""
-    with pytest.raises(
-        mt.TranscriberNotFoundError, match="no engine 'nope' is installed; there are: .*pocketsphinx"
-    ) as e:
+    with pytest.raises(mt.TranscriberNotFoundError, match="no engine 'nope' is installed; there are: ") as caught:
         mt.ChunkedTranscriber("nope")
-    assert (e.value.name, "pocketsphinx" in e.value.available) == ("nope", True)
+    assert caught.value.name == "nope"
+    assert "pocketsphinx" in caught.value.available
+    assert "pocketsphinx" in str(caught.value)
 
 
 @pytest.mark.parametrize("engine", [None, 3, SyncEngine, object()])

@@ -1,5 +1,7 @@
 """Results of chunks, put onto the clock of the whole audio."""
 
+from itertools import pairwise
+
 from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
@@ -28,7 +30,7 @@ def test_no_word_is_lost_and_no_time_leaves_the_chunk(words: list[mt.Word]) -> N
 @given(cuts=st.lists(st.integers(0, 3000), min_size=2, max_size=40).map(sorted))
 def test_possible_times_are_only_moved_to_the_whole(cuts: list[int]) -> None:
     """Times in order and inside the chunk keep their value, and are trusted."""
-    words = tuple(mt.Word("w", start / 100, end / 100) for start, end in zip(cuts, cuts[1:], strict=False))
+    words = tuple(mt.Word("w", start / 100, end / 100) for start, end in pairwise(cuts))
     placed = [word for segment in place(CHUNK, mt.ChunkResult(words=words)) for word in segment.words]
     assert all(word.trusted for word in placed)
     for before, after in zip(words, placed, strict=True):

@@ -1,5 +1,6 @@
 """What an engine is: one small protocol, and the frozen objects that go in and out."""
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -86,16 +87,20 @@ class ChunkResult:
     language: str | None = None
 
 
+Answer = ChunkResult | str
+
+
 @runtime_checkable
 class Transcriber(Protocol):
-    """An engine. `transcribe` may also be a plain method: it is then run in a worker thread.
+    """An engine.
 
-    An engine that holds something may have `async def aclose(self) -> None`.
+    `transcribe` is best a coroutine function (`async def`); a plain method is run in a worker thread. An engine that
+    holds something may have `async def aclose(self) -> None`.
     """
 
     @property
     def capabilities(self) -> Capabilities:
         """What it takes and gives; does not change."""
 
-    async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
+    def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> Answer | Awaitable[Answer]:
         """Say what is heard in one chunk."""

@@ -8,11 +8,11 @@ from typing import Any
 import anyio
 
 from .._errors import TranscriberFailedError, TranscriberNotFoundError
-from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
+from .protocol import Answer, AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
 
 ENTRY_POINT_GROUP = "memsafe_transcribe.transcribers"
 
-PlainFunction = Callable[[AudioChunk], str | ChunkResult | Awaitable[str | ChunkResult]]
+PlainFunction = Callable[[AudioChunk], Answer | Awaitable[Answer]]
 EngineLike = str | Transcriber | PlainFunction
 
 
