@@ -1,0 +1,119 @@
+"""The design's arrows and its "only file that touches" rules, checked on the code as it stands."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src" / "memsafe_transcribe"
+FILES = sorted(SOURCE.rglob("*.py"))
+
+# What each room may import of ours, besides itself. Rooms that are not named may import anything.
+ARROWS = {
+    "_errors": set(),
+    "_units": set(),
+    "_version": set(),
+    "_worker": set(),
+    "_memory": {"_errors", "_units"},
+    "_admission": {"_errors", "_units", "_memory"},
+    "_download": {"_errors", "_units"},
+    "_audio": {"_errors", "_units", "_worker"},
+    "_transcription": {"_errors", "_units", "_memory", "_admission", "_download", "_audio"},
+    "transcribers": {"_errors", "_units", "_worker", "_transcription"},
+}
+PURE = {
+    "_admission/ledger.py",
+    "_audio/chunker.py",
+    "_audio/encoding.py",
+    "_audio/sniff.py",
+    "_download/policy.py",
+    "_memory/pressure.py",
+    "_transcription/stitching.py",
+    "_transcription/transcript.py",
+    "_worker/frames.py",
+}
+IMPURE_MODULES = {
+    "anyio",
+    "asyncio",
+    "av",
+    "httpx",
+    "os",
+    "psutil",
+    "random",
+    "socket",
+    "subprocess",
+    "threading",
+    "time",
+}
+ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.py"}, "psutil": {"_memory/reading.py"},
+        "av": {"_audio/worker.py"}, "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at the top or inside; ours from the package's root, as "_memory.guard"."""
+    found = set()
+    package = path.relative_to(SOURCE).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {stem} if node.module else {f"{stem}.{alias.name}".lstrip(".") for alias in node.names}
+    return {module.removeprefix("memsafe_transcribe.") for module in found}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    """A room imports only the rooms below it. (The public root may be asked for its process-wide defaults.)"""
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    if room not in ARROWS:
+        return
+    rooms = {each.name.removesuffix(".py") for each in SOURCE.iterdir()}
+    foreign = {module.split(".")[0] for module in imports(path)} & rooms - {room}
+    assert foreign <= ARROWS[room]
+
+
+@pytest.mark.parametrize("name", sorted(PURE))
+def test_pure_rooms_import_no_clock_and_no_io(name: str) -> None:
+    """So that they can be driven by the hundred thousand."""
+    assert not {module.split(".")[0] for module in imports(SOURCE / name)} & IMPURE_MODULES
+
+
+@pytest.mark.parametrize("library", sorted(ONLY))
+def test_a_library_is_touched_in_one_file_only(library: str) -> None:
+    """The rest of the code does not know it."""
+    assert {name_of(path) for path in FILES if library in {m.split(".")[0] for m in imports(path)}} == ONLY[library]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_no_file_is_too_long_to_read(path: Path) -> None:
+    """Near 300 lines."""
+    assert len(path.read_text().splitlines()) <= 320
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    """Neither ours nor what we depend on."""
+    script = "import sys, memsafe_transcribe; print(*sys.modules, sep='\\n')"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    loaded = {module for module in modules if module.startswith("memsafe_transcribe.")}
+    assert loaded == set()
+    assert not {"anyio", "httpx", "psutil", "av", "rich"} & set(modules)
+
+
+def test_the_library_never_loads_the_decoder_nor_the_terminal() -> None:
+    """PyAV lives in its own process; rich is the command's."""
+    script = (
+        "import sys, memsafe_transcribe as mt\n"
+        "[getattr(mt, name) for name in mt.__all__]\n"
+        "print(*sys.modules, sep='\\n')"
+    )
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "httpx" in modules
+    assert not {"av", "numpy", "rich", "pocketsphinx"} & set(modules)

@@ -1,0 +1,260 @@
+"""The command, as a child process: exit codes, one clear line, and nothing left behind."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .support.media import SPEECH, tone_samples, write_long_mp3, write_wav
+from .support.plugin import install_plugin
+from .support.processes import gone_within
+from .support.server import Exchange, Server
+from .support.tree import run_watched
+
+COMMAND = [sys.executable, "-m", "memsafe_transcribe.cli"]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which the test plugin `speech-clock` is installed."""
+    return install_plugin(tmp_path_factory.mktemp("site"))
+
+
+def command(env: dict[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_text_goes_to_standard_output_and_nothing_else_does(env: dict[str, str], tmp_path: Path) -> None:
+    """Not even progress."""
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(8.0))
+    done = command(env, "transcribe", "--engine", "speech-clock", audio)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [f"word{number}" for number in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("srt", "1\n00:00:00,000 --> "), ("vtt", "WEBVTT\n\n00:00:00.000 --> "), ("json", '{\n  "text"')],
+)
+def test_every_format_can_be_had(env: dict[str, str], tmp_path: Path, name: str, start: str) -> None:
+    """The shape is that of the transcript's own methods."""
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(8.0))
+    done = command(env, "transcribe", "--engine", "speech-clock", "--format", name, audio)
+    assert done.returncode == 0
+    assert done.stdout.startswith(start)
+    assert done.stdout.count("word19") == (2 if name == "json" else 1) + (name == "json")
+
+
+def test_output_goes_to_a_file_or_a_folder(env: dict[str, str], tmp_path: Path) -> None:
+    """A file for one source, a folder for several; an older file is replaced."""
+    one, two = (write_wav(tmp_path / f"{name}.wav", tone_samples(1.0)) for name in ("one", "two"))
+    target, folder = tmp_path / "text.txt", tmp_path / "texts"
+    target.write_text("older")
+    folder.mkdir()
+    assert command(env, "transcribe", "--engine", "speech-clock", one, "--output", target).returncode == 0
+    assert target.read_text() == "word0 word1\n"
+    done = command(env, "transcribe", "--engine", "speech-clock", one, two, "--output", folder, "--format", "vtt")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sorted(path.name for path in folder.iterdir()) == ["one.vtt", "two.vtt"]
+
+
+def test_a_failure_leaves_the_older_output_alone(env: dict[str, str], tmp_path: Path) -> None:
+    """No half a transcript, and no draft beside it."""
+    target = tmp_path / "text.txt"
+    target.write_text("older")
+    bad = tmp_path / "bad.mp3"
+    bad.write_bytes(b"nothing")
+    assert command(env, "transcribe", "--engine", "speech-clock", bad, "--output", target).returncode == 1
+    assert target.read_text() == "older"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.mp3", "text.txt"]
+
+
+BAD_INPUT = [
+    (["nothing.mp3"], 1, r"nothing\.mp3: No such file or directory"),
+    (["not_audio.mp3"], 1, r"not_audio\.mp3 is not audio: it is plain text"),
+    (["playlist.mp3"], 1, r"playlist\.mp3 is not audio: it is an ffconcat playlist"),
+    (["--engine", "nope", "tone.wav"], 2, r"no engine 'nope' is installed; there are: pocketsphinx"),
+    (["http://127.0.0.1:9/a.mp3"], 1, r"127\.0\.0\.1 is a private address"),
+    (["http://169.254.169.254/latest"], 1, r"reserved, link-local or a metadata service"),
+    (["--allow-private", "http://127.0.0.1:9/a.mp3"], 1, r"http://127\.0\.0\.1:9/a\.mp3: .*connection"),
+    (["ftp://example.com/a.mp3"], 1, r"only http and https URLs, and files"),
+    (["tone.wav", "--language", "de", "--engine", "pocketsphinx"], 1, r"knows the languages en, en-US; got 'de'"),
+    (["tone.wav", "--output", "no/such/folder.txt"], 2, r"there is no folder no/such"),
+    (["tone.wav", "tone.wav", "--output", "."], 2, r"have the same name"),
+    (["tone.wav", "playlist.mp3", "--format", "srt"], 2, r"several sources as srt need --output FOLDER"),
+    (["tone.wav", "playlist.mp3", "--output", "tone.wav"], 2, r"must be a folder that exists"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), BAD_INPUT, ids=[" ".join(case[0]) for case in BAD_INPUT])
+def test_bad_input_gives_one_clear_line(
+    env: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, message: str
+) -> None:
+    """Exit code 1 or 2, the reason, and no traceback."""
+    monkeypatch.chdir(tmp_path)
+    write_wav(tmp_path / "tone.wav", tone_samples(1.0))
+    (tmp_path / "not_audio.mp3").write_text("some words\n")
+    (tmp_path / "playlist.mp3").write_text("ffconcat version 1.0\nfile tone.wav\n")
+    engine = [] if "--engine" in arguments else ["--engine", "speech-clock"]
+    done = command(env, "transcribe", *engine, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert re.search(message, done.stderr)
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_404_is_said(env: dict[str, str], server: Server) -> None:
+    """By its number."""
+    done = command(env, "transcribe", "--engine", "speech-clock", "--allow-private", server.url("/a.mp3?key=secret"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"memsafe-transcribe: {server.url('/a.mp3')}: the server answered 404\n"
+
+
+def test_one_bad_source_does_not_stop_the_others(env: dict[str, str], tmp_path: Path) -> None:
+    """What can be done is done; the exit code tells that not all was."""
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(1.0))
+    done = command(env, "transcribe", "--engine", "speech-clock", tmp_path / "nothing.mp3", audio)
+    assert (done.returncode, done.stdout) == (1, "word0 word1\n")
+
+
+def test_a_reader_that_goes_away_makes_no_noise(env: dict[str, str], tmp_path: Path) -> None:
+    """As with `| head -1`."""
+    audio = write_long_mp3(tmp_path / "speech.mp3", 3600)
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", "--engine", "speech-clock", str(audio)],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("word0 ")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 1
+
+
+def test_ctrl_c_in_a_download_leaves_nothing(env: dict[str, str], server: Server, spool_dir: Path) -> None:
+    """Exit code 130, one line, an empty spool."""
+
+    def half(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n" + bytes(5_000_000))
+        exchange.hold_until_closed()
+
+    server.routes["/half.mp3"] = half
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", "--engine", "speech-clock", "--allow-private", server.url("/half.mp3")],
+        env={**env, "TMPDIR": str(spool_dir)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        server.wait_for_requests(1)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "memsafe-transcribe: interrupted; nothing is left behind\n")
+        assert process.returncode == 130
+
+
+def test_ctrl_c_in_a_decode_leaves_no_child(env: dict[str, str], tmp_path: Path) -> None:
+    """While PocketSphinx and the decoder are both at work."""
+    audio = write_long_mp3(tmp_path / "speech.mp3", 600)
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", str(audio)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("alice was")
+        children = [os.pidfd_open(child.pid) for child in psutil.Process(process.pid).children(recursive=True)]
+        assert len(children) == 2
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr) == (130, "memsafe-transcribe: interrupted; nothing is left behind\n")
+        for child in children:
+            assert gone_within(child, 0)
+            os.close(child)
+
+
+def test_a_terminal_gets_a_bar(env: dict[str, str], tmp_path: Path) -> None:
+    """On standard error; standard output stays the text alone."""
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(1.0))
+    controller, terminal = pty.openpty()
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", "--engine", "speech-clock", str(audio)],
+        env={**env, "TERM": "xterm", "COLUMNS": "120"}, stdout=subprocess.PIPE, stderr=terminal, text=True,
+    ) as process:  # fmt: skip
+        stdout, _ = process.communicate(timeout=60)
+    os.close(terminal)
+    shown = b""
+    while select.select([controller], [], [], 0)[0]:
+        try:
+            shown += os.read(controller, 65536)
+        except OSError:  # the other end is closed
+            break
+    os.close(controller)
+    assert (process.returncode, stdout) == (0, "word0 word1\n")
+    assert "━".encode() in shown
+
+
+def test_memory_is_flat_in_the_length_of_the_audio(env: dict[str, str], tmp_path: Path) -> None:
+    """Ten minutes and an hour of stereo MP3 take the same, and far less than 130 MiB for the whole process tree."""
+    peaks = []
+    for minutes in (10, 60):
+        audio = write_long_mp3(tmp_path / f"{minutes}.mp3", minutes * 60)
+        done = run_watched([*COMMAND, "transcribe", "--engine", "speech-clock", str(audio)], tmp_path, env)
+        assert done.returncode == 0
+        assert len(done.stdout.split()) == pytest.approx(minutes * 150, abs=1)
+        peaks.append(done.peak_bytes)
+    assert max(peaks) < 130 * MIB
+    assert abs(peaks[0] - peaks[1]) < 5 * MIB
+
+
+def test_the_demo_understands_speech(env: dict[str, str]) -> None:
+    """Word error rate at most 12 %, with times and the peak of memory."""
+    done = command(env, "demo")
+    assert (done.returncode, done.stderr) == (0, "")
+    rate = re.search(r"word error rate +([0-9.]+) % of 113 words", done.stdout)
+    assert rate is not None
+    assert 0 < float(rate[1]) <= 12
+    assert re.search(r"^\[ +[0-9.]+ - +[0-9.]+\] alice was beginning", done.stdout, re.MULTILINE)
+    peak = re.search(r"peak memory +([0-9.]+) MiB", done.stdout)
+    assert peak is not None
+    assert 100 < float(peak[1]) < 300
+
+
+def test_doctor_says_what_was_found(env: dict[str, str]) -> None:
+    """Limit and what binds, spool, decoder, engines."""
+    done = command({**env, "MEMSAFE_LIMIT": "300MiB", "TMPDIR": "/dev/shm"}, "doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "limit 300.0 MiB, bound by this process and its descendants (read from MEMSAFE_LIMIT)" in done.stdout
+    assert "/dev/shm (tmpfs)" in done.stdout
+    assert "tmpfs is memory" in done.stdout
+    assert "decoder  works" in done.stdout
+    assert "engine   pocketsphinx: ready" in done.stdout
+    assert "engine   speech-clock: ready" in done.stdout
+
+
+def test_a_container_that_is_too_small_is_told_with_figures(env: dict[str, str], tmp_path: Path) -> None:
+    """Need, limit, and the setting, before anything is decoded."""
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(1.0))
+    done = command({**env, "MEMSAFE_LIMIT": "40MiB"}, "transcribe", "--engine", "speech-clock", audio)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "can never fit: at most 36.0 MiB of 40.0 MiB may be used" in done.stderr
+    assert "MEMSAFE_LIMIT" in done.stderr
+
+
+def test_json_of_a_damaged_file_says_what_is_missing(env: dict[str, str], tmp_path: Path) -> None:
+    """Status "partial" in the document, and a line for people."""
+    data = bytearray(SPEECH.read_bytes())
+    data[100_000:103_000] = bytes(3000)
+    audio = tmp_path / "damaged.mp3"
+    audio.write_bytes(data)
+    done = command(env, "transcribe", "--engine", "speech-clock", "--format", "json", audio)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["status"]) == (0, "partial")
+    assert document["gaps"][0]["start"] == pytest.approx(12.5, abs=0.5)
+    assert "damaged" in done.stderr
