@@ -84,6 +84,28 @@ def test_a_playlist_named_mp3_opens_no_other_file(run: Run, tmp_path: Path) -> N
         assert watch.was_opened(), "the watch itself must work"
 
 
+_OPEN_WITHOUT_LIMITS = """
+import os, sys
+from memsafe_transcribe._audio import worker
+try:
+    worker._open(os.open(sys.argv[1], os.O_RDONLY))
+except worker._RefusalError as refusal:
+    print(refusal.kind)
+"""
+
+
+def test_a_playlist_is_refused_by_its_format_alone(tmp_path: Path) -> None:
+    """Also where the kernel would let the decoder open files: no layer relies on another."""
+    other = write_wav(tmp_path / "other.wav", tone_samples(1.0))
+    playlist = tmp_path / "song.mp3"
+    playlist.write_text("ffconcat version 1.0\nfile other.wav\n")
+    command = [sys.executable, "-c", _OPEN_WITHOUT_LIMITS, str(playlist)]
+    with watch_opens(other) as watch:
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == "unsupported\n"
+        assert not watch.was_opened()
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
