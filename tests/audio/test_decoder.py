@@ -87,23 +87,28 @@ def test_a_playlist_named_mp3_opens_no_other_file(run: Run, tmp_path: Path) -> N
 _OPEN_WITHOUT_LIMITS = """
 import os, sys
 from memsafe_transcribe._audio import worker
+worker._OPTIONS = {name: worker._OPTIONS[name] for name in sys.argv[2:]}
 try:
-    worker._open(os.open(sys.argv[1], os.O_RDONLY))
+    with worker._open(os.open(sys.argv[1], os.O_RDONLY)) as container:
+        next(container.decode(audio=0))
 except worker._RefusalError as refusal:
     print(refusal.kind)
 """
 
 
-def test_a_playlist_is_refused_by_its_format_alone(tmp_path: Path) -> None:
-    """Also where the kernel would let the decoder open files: no layer relies on another."""
+@pytest.mark.parametrize(
+    ("options", "opened"), [(["format_whitelist"], False), (["protocol_whitelist"], False), ([], True)]
+)
+def test_each_defence_against_playlists_holds_alone(tmp_path: Path, options: list[str], opened: bool) -> None:
+    """Where the kernel would let the decoder open files, and without the other option; without both, it is opened."""
     other = write_wav(tmp_path / "other.wav", tone_samples(1.0))
     playlist = tmp_path / "song.mp3"
     playlist.write_text("ffconcat version 1.0\nfile other.wav\n")
-    command = [sys.executable, "-c", _OPEN_WITHOUT_LIMITS, str(playlist)]
+    command = [sys.executable, "-c", _OPEN_WITHOUT_LIMITS, str(playlist), *options]
     with watch_opens(other) as watch:
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        assert done.stdout == "unsupported\n"
-        assert not watch.was_opened()
+        assert watch.was_opened() == opened
+        assert done.stdout == ("" if opened else "unsupported\n")
 
 
 @pytest.mark.parametrize(
