@@ -247,6 +247,16 @@ def test_a_container_that_is_too_small_is_told_with_figures(env: dict[str, str],
     assert "MEMSAFE_LIMIT" in done.stderr
 
 
+@pytest.mark.parametrize("arguments", [["doctor"], ["transcribe", "--engine", "speech-clock", "x.wav"]])
+def test_a_limit_that_is_no_size_is_named(env: dict[str, str], arguments: list[str]) -> None:
+    """One line, exit code 2."""
+    done = command({**env, "MEMSAFE_LIMIT": "lots"}, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "MEMSAFE_LIMIT" in done.stderr
+    assert "'lots' is not a size" in done.stderr
+
+
 def test_json_of_a_damaged_file_says_what_is_missing(env: dict[str, str], tmp_path: Path) -> None:
     """Status "partial" in the document, and a line for people."""
     data = bytearray(SPEECH.read_bytes())

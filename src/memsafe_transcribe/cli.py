@@ -39,8 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (_UsageError, TranscriberError) as error:
-        _say(str(error))
+    except (_UsageError, TranscriberError, ValueError) as error:
+        _say(_one_line(error))
         return 2
     except KeyboardInterrupt:
         _say("interrupted; nothing is left behind")

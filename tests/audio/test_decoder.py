@@ -236,6 +236,42 @@ def test_a_decoder_that_is_killed_says_of_what(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        r"P\377\377\377\377",  # a frame of 4 GiB
+        r"I\002\000\000\000{]",  # JSON that is none
+        r"D\002\000\000\000{}",  # JSON without what must be in it
+        r"E\001\000\000\0003",
+    ],
+)
+def test_a_decoder_that_sends_nonsense_is_an_error_of_its_own(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: str
+) -> None:
+    """As one would that a media file has taken over."""
+    impostor = tmp_path / "python"
+    impostor.write_text(f"#!/bin/sh\nprintf '{sent}'\nexec sleep 1000\n")
+    impostor.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(impostor))
+    with pytest.raises(mt.DecoderCrashedError, match="does not speak its protocol"):
+        run(decode, SPEECH)
+
+
+def test_a_decoder_that_sends_too_much_is_stopped(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parent counts, too."""
+    impostor = tmp_path / "python"
+    info = '{"format": "mp3", "codec": "mp3", "duration_seconds": 1}'
+    impostor.write_text(
+        f"#!{sys.executable}\nimport os, struct\n"
+        f"os.write(1, struct.pack('<cI', b'I', {len(info)}) + {info.encode()!r})\n"
+        "while True: os.write(1, struct.pack('<cI', b'P', 32000) + bytes(32000))\n"
+    )
+    impostor.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(impostor))
+    with pytest.raises(mt.AudioLimitError, match="more audio came out of it than was asked for"):
+        run(decode, SPEECH, 3.0)
+
+
 _HOST = """
 import os, sys, anyio
 from memsafe_transcribe._audio.decoder import open_decoder

@@ -155,6 +155,18 @@ def test_leaving_the_stream_early_stops_the_work(run: Run) -> None:
     run(main)
 
 
+def test_a_stream_says_when_its_block_has_ended(run: Run) -> None:
+    """Not an error of closed files from deep inside."""
+
+    async def main() -> None:
+        async with mt.ChunkedTranscriber(lambda chunk: "text").stream(SPEECH) as stream:
+            pass
+        with pytest.raises(RuntimeError, match=r"the block of stream\(\) has ended"):
+            await anext(stream)
+
+    run(main)
+
+
 def test_a_deadline_stops_the_job_and_is_told_to_the_engine(run: Run) -> None:
     """TimeoutError that says how far it came; the engine knew what time it had."""
     deadlines = []
@@ -224,6 +236,25 @@ def test_an_engines_memory_is_charged_while_it_is_open(run: Run) -> None:
 
     run(main)
     assert engine.closed == 0
+
+
+def test_an_engine_is_opened_once_for_jobs_that_overlap(run: Run) -> None:
+    """Without `async with`: charged from the first to the last, and again for the next."""
+    engine = Resident()
+
+    async def main() -> None:
+        admission = mt.AdmissionController()
+        transcriber = mt.ChunkedTranscriber(engine, admission=admission)
+        for _ in range(2):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(3):
+                    tasks.start_soon(transcriber.transcribe, SPEECH)
+            assert admission.statistics().reserved_bytes == 0
+        # Two openings of the engine, six jobs.
+        assert admission.statistics().granted == 8
+        assert admission.statistics().peak_reserved_bytes < 400 * mt.MiB
+
+    run(main)
 
 
 def test_at_the_ceiling_no_new_chunk_is_begun(run: Run) -> None:

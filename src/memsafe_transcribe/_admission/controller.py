@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from .._errors import AdmissionTimeoutError, MemoryPressureError, ReservationTooLargeError
 from .._memory.guard import POLL_SECONDS, MemoryGuard, default_guard
+from .._memory.pressure import MemoryRoom
 from .._units import format_size
 from .ledger import Claim, ClaimState, Ledger
 
@@ -74,7 +75,8 @@ class _Waiter:
             return
         loop: Any = self._token.native_token
         call = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
-        call(self._event.set)
+        with suppress(RuntimeError):  # that loop has ended meanwhile: its task gave its claim up, or never will
+            call(self._event.set)
 
 
 def _here() -> EventLoopToken | None:
@@ -129,9 +131,9 @@ class AdmissionController:
     async def _acquire(self, need_bytes: int, timeout_seconds: float | None, *, takes_slot: bool) -> Claim:
         if need_bytes < 0:
             raise ValueError(f"need_bytes must not be negative, got {need_bytes}")
-        largest = self.guard.room().largest_need_bytes
-        if need_bytes > largest:
-            raise self._too_large(need_bytes, largest)
+        room = self.guard.room()
+        if need_bytes > room.largest_need_bytes:
+            raise self._too_large(need_bytes, room)
         waiter = _Waiter()
         with self._lock:
             claim = self._ledger.enqueue(need_bytes, takes_slot=takes_slot)
@@ -181,17 +183,17 @@ class AdmissionController:
         with self._lock:
             claim.used_bytes = used_bytes
 
-    def _too_large(self, need_bytes: int, largest_bytes: int) -> ReservationTooLargeError:
+    def _too_large(self, need_bytes: int, room: MemoryRoom) -> ReservationTooLargeError:
         with self._lock:
             self._rejected += 1
-        limit = self.guard.snapshot()
+        limit = room.largest_need_limit
         return ReservationTooLargeError(
-            f"{format_size(need_bytes)} can never fit: at most {format_size(largest_bytes)} of "
+            f"{format_size(need_bytes)} can never fit: at most {format_size(room.largest_need_bytes)} of "
             f"{format_size(limit.limit_bytes)} may be used ({limit.binding}, {limit.source}); raise that limit or "
             "ceiling_percent, or shorten chunk_seconds",
             need_bytes=need_bytes,
             limit_bytes=limit.limit_bytes,
-            ceiling_bytes=largest_bytes,
+            ceiling_bytes=room.largest_need_bytes,
         )
 
     def _timed_out(self, need_bytes: int, timeout_seconds: float) -> AdmissionTimeoutError:

@@ -65,6 +65,7 @@ class Decoder:
         self._head = head
         self._max_audio_seconds = max_audio_seconds
         self._pending = bytearray()
+        self._received_bytes = 0
         self._ended = False
         self.info = MediaInfo("unknown", "unknown", None)
         self.gaps: tuple[DecodeGap, ...] = ()
@@ -94,13 +95,26 @@ class Decoder:
         return data
 
     async def _receive(self) -> None:
-        frame = await self._worker.receive()
+        try:
+            frame = await self._worker.receive()
+            if frame is not None:
+                self._take(*frame)
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
+            # A decoder that a media file has taken over may send anything at all.
+            reason = f"it does not speak its protocol any more ({type(error).__name__})"
+            raise DecoderCrashedError(
+                f"{self._name}: the decoding process is broken: {reason}", reason=reason
+            ) from error
         if frame is None:
             reason = await self._worker.exit_reason()
             raise DecoderCrashedError(f"{self._name}: the decoding process died: {reason}", reason=reason)
-        kind, payload = frame
+
+    def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"P":
             self._pending += payload
+            self._received_bytes += len(payload)
+            if self._received_bytes > self._max_audio_seconds * BYTES_PER_SECOND + BYTES_PER_SECOND:
+                raise self._refusal("limit", "more audio came out of it than was asked for")
             return
         message = json.loads(payload)
         if kind == b"I":
@@ -112,7 +126,7 @@ class Decoder:
             )
             self._ended = True
         else:
-            raise self._refusal(message["kind"], message["message"])
+            raise self._refusal(str(message["kind"]), str(message["message"]))
 
     def _refusal(self, kind: str, message: str) -> AudioDecodeError:
         if kind == "limit":

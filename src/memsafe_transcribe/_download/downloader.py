@@ -211,8 +211,15 @@ class _Spooled:
             content_type=content_type,
             sha256=self._hash.hexdigest(),
             final_url=where,
-            suggested_filename=PurePosixPath(unquote(urlsplit(url).path)).name or "download",
+            suggested_filename=_filename(url),
         )
+
+
+def _filename(url: str) -> str:
+    """The last part of the URL's path, fit to be joined to a folder."""
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    name = "".join(letter for letter in name if letter.isprintable() and letter != "\\")
+    return "download" if name in ("", ".", "..") else name
 
 
 def _too_large(url: str, size_bytes: int, max_bytes: int, verb: str) -> DownloadTooLargeError:

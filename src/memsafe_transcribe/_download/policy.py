@@ -39,6 +39,7 @@ _METADATA = frozenset({IPv6Address("fd00:ec2::254"), IPv4Address("100.100.100.20
 
 _BAD_CHARACTERS = re.compile(r"[\x00-\x20\x7f\\]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_UNREADABLE = "(unreadable URL)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +55,17 @@ class UrlPolicy:
 
 
 def shown(url: str) -> str:
-    """The URL as messages and logs may have it: without query, fragment and credentials."""
+    """The URL as messages and logs may have it: without query, fragment and credentials.
+
+    Without a host, or with a port that is none, nothing of it: what looks like its path may be a password.
+    """
     try:
         parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
+        host, _ = parts.netloc.rpartition("@")[2], parts.port
     except ValueError:
-        return "(unreadable URL)"
+        return _UNREADABLE
+    if not host:
+        return _UNREADABLE
     text = f"{parts.scheme}://{host}{parts.path}"
     return "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text)
 
@@ -75,14 +81,16 @@ def check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise blocked(url, str(error)) from None
+    except ValueError:  # its message would quote credentials
+        raise blocked(url, "its host or port cannot be read") from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise blocked(url, f"its scheme is {parts.scheme!r}, only http and https are downloaded")
     if parts.username is not None or parts.password is not None:
         raise blocked(url, "it has credentials in it")
     if not parts.hostname or port == 0:
         raise blocked(url, "it has no host, or port 0")
+    if "%" in parts.hostname:
+        raise blocked(url, "its host is percent-encoded, or has an IPv6 zone")
 
 
 def check_redirect(url: str, target: str) -> None:

@@ -4,9 +4,9 @@ import functools
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import anyio
 import httpcore
@@ -104,31 +104,51 @@ async def get(url: str, policy: UrlPolicy) -> AsyncIterator[Answer]:
     """Send one GET and yield the answer; redirects are not followed. The connection is closed on every exit.
 
     Raises:
-        UrlBlockedError: an address of the host is refused.
+        UrlBlockedError: an address of the host is refused, or the URL is not one that can be sent.
         DownloadConnectionError, DownloadTimeoutError, DownloadProtocolError: also while the body is read.
     """
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-    headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
     try:
         async with (
             httpx.AsyncClient(
                 transport=_GuardedTransport(url, policy), timeout=timeout, trust_env=False, follow_redirects=False
             ) as client,
-            client.stream("GET", url, headers=headers) as response,
+            aclosing(await _send(client, url)) as response,
         ):
             target = str(response.next_request.url) if response.next_request else None
             yield Answer(response.status_code, response.headers, target, _body(response, shown(url)))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.HTTPError as error:
         raise _translated(error, shown(url)) from error
 
 
+async def _send(client: httpx.AsyncClient, url: str) -> httpx.Response:
+    """Send the request. httpx lets a bare UnicodeError out for a host that IDNA does not know, also a redirect's."""
+    headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
+    try:
+        request = client.build_request("GET", url, headers=headers)
+    except (httpx.InvalidURL, UnicodeError):
+        raise blocked(url, "it is not a well-formed URL") from None
+    try:
+        return await client.send(request, stream=True)
+    except UnicodeError as error:
+        raise DownloadProtocolError(f"{shown(url)}: a redirect leads to no host: {error}", url=shown(url)) from error
+
+
 async def _body(response: httpx.Response, url: str) -> AsyncGenerator[bytes]:
-    async with aclosing(cast(AsyncGenerator[bytes], response.aiter_raw())) as parts:
-        try:
-            async for part in parts:
-                yield part
-        except httpx.RemoteProtocolError as error:
-            raise TruncatedDownloadError(f"{url}: the body broke off: {error}", url=url) from error
+    """The generators inside httpx and httpcore do not close one another. When reading stops early, reading on from the
+    closed connection ends them all; trio would complain of each that is left.
+    """
+    parts = response.aiter_raw()
+    try:
+        async for part in parts:
+            yield part
+    except httpx.RemoteProtocolError as error:
+        raise TruncatedDownloadError(f"{url}: the body broke off: {error}", url=url) from error
+    finally:
+        with anyio.CancelScope(shield=True), suppress(httpx.HTTPError):
+            await response.aclose()
+            async for _ in parts:
+                pass
 
 
 def _translated(error: Exception, url: str) -> DownloadError:

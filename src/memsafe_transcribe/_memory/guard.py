@@ -63,7 +63,10 @@ class MemoryGuard:
         self._limit_source = "limit_bytes"
         if limit_bytes is None and (text := os.environ.get("MEMSAFE_LIMIT")):
             self._limit_source = "MEMSAFE_LIMIT"
-            limit_bytes = parse_size(text)
+            try:
+                limit_bytes = parse_size(text)
+            except ValueError as error:
+                raise ValueError(f"MEMSAFE_LIMIT: {error}") from None
         if limit_bytes is not None and limit_bytes <= 0:
             raise ValueError(f"{self._limit_source} must be more than 0 bytes, got {limit_bytes}")
         self._limit_bytes = limit_bytes
@@ -81,7 +84,7 @@ class MemoryGuard:
             limit_bytes=term.limit_bytes,
             used_bytes=term.used_bytes,
             headroom_bytes=term.headroom_bytes,
-            percent=100 * term.used_bytes / term.limit_bytes,
+            percent=100 * term.used_bytes / max(1, term.limit_bytes),
             level=pressure.level(now.terms, self._thresholds),
             source=term.source,
             binding=term.binding,

@@ -79,6 +79,7 @@ class MemoryRoom:
     new_work_bytes: int
     admitted_work_bytes: int
     largest_need_bytes: int  # what a job could take if nothing else used any memory
+    largest_need_limit: Term  # the limit that allows no more
 
 
 def bounds(term: Term, thresholds: Thresholds) -> Bounds:
@@ -111,11 +112,13 @@ def level(terms: tuple[Term, ...], thresholds: Thresholds) -> MemoryLevel:
 
 def room(terms: tuple[Term, ...], thresholds: Thresholds) -> MemoryRoom:
     """The smallest room over all limits."""
-    pairs = [(term.used_bytes, bounds(term, thresholds)) for term in terms]
+    pairs = [(term, bounds(term, thresholds)) for term in terms]
+    lowest, lowest_bound = min(pairs, key=lambda pair: pair[1].ceiling_bytes)
     return MemoryRoom(
-        new_work_bytes=min(bound.target_bytes - used for used, bound in pairs),
-        admitted_work_bytes=min(bound.ceiling_bytes - used for used, bound in pairs),
-        largest_need_bytes=min(bound.ceiling_bytes for _, bound in pairs),
+        new_work_bytes=min(bound.target_bytes - term.used_bytes for term, bound in pairs),
+        admitted_work_bytes=min(bound.ceiling_bytes - term.used_bytes for term, bound in pairs),
+        largest_need_bytes=lowest_bound.ceiling_bytes,
+        largest_need_limit=lowest,
     )
 
 

@@ -4,6 +4,7 @@ The only file that reads memory figures (/proc, /sys, psutil). It decides nothin
 """
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,8 @@ def _family() -> list[int]:
 
 def _status(pid: int | None) -> dict[str, int]:
     """The sizes of /proc/PID/status in bytes; empty if there is no such process or file."""
-    fields = (line.split() for line in _lines(Path(f"/proc/{pid or os.getpid()}/status")) if line.endswith(" kB"))
+    lines = _lines(Path(f"/proc/{pid or os.getpid()}/status"))
+    fields = (line.split() for line in lines if line.startswith(("Vm", "Rss")))
     return {name.rstrip(":"): int(value) * 1024 for name, value, _ in fields}
 
 
@@ -170,4 +172,4 @@ def _number(path: Path) -> int | None:
 
 def _unescape(field: str) -> str:
     """Undo mountinfo's octal escapes (a space is \\040)."""
-    return field.encode("latin-1", "replace").decode("unicode_escape") if "\\" in field else field
+    return re.sub(r"\\([0-7]{3})", lambda escape: chr(int(escape[1], 8)), field)

@@ -4,7 +4,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from types import TracebackType
@@ -30,6 +30,7 @@ Source = str | os.PathLike[str]
 _SAMPLE_BYTES = 2
 _CHUNK_COPIES = 4  # the decoder's buffer, the samples cut off it, the encoded file, and the engine's own
 _CEILING_WAIT_SECONDS = 60.0
+_CLOSE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class SegmentStream:
         self._on_chunk = on_chunk
         self._ready: deque[Segment] = deque()
         self._index = 0
+        self._closed = False
         self._iterating = anyio.ResourceGuard("iterating over")
 
     def __aiter__(self) -> "SegmentStream":
@@ -80,9 +82,15 @@ class SegmentStream:
     async def __anext__(self) -> Segment:
         with self._iterating:
             while not self._ready:
+                if self._closed:
+                    raise RuntimeError("the block of stream() has ended; iterate inside it")
                 if not await self._next_chunk():
                     raise StopAsyncIteration
         return self._ready.popleft()
+
+    def close(self) -> None:
+        """Called when the block ends: there is nothing behind the stream any more."""
+        self._closed = True
 
     async def _next_chunk(self) -> bool:
         await self._on_chunk(self)
@@ -237,7 +245,8 @@ class ChunkedTranscriber:
                     await self._stay_below_ceiling()
 
                 context = ChunkContext(language=language, prompt=prompt)
-                yield SegmentStream(self._engine, decoder, self._chunk_bytes, context, on_chunk)
+                with closing(SegmentStream(self._engine, decoder, self._chunk_bytes, context, on_chunk)) as segments:
+                    yield segments
 
     async def _stay_below_ceiling(self) -> None:
         """Before each chunk: wait while memory is at the ceiling, until shortly before the deadline."""
@@ -296,14 +305,13 @@ class ChunkedTranscriber:
 
     async def _leave_engine(self) -> None:
         """Close the engine and stop charging for it when its last user leaves."""
-        self._engine_users -= 1
-        if self._engine_users == 0:
-            self._engine_reservation = None
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self._engine.aclose()
-                finally:
-                    await self._engine_hold.aclose()
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            async with self._engine_lock:
+                self._engine_users -= 1
+                if self._engine_users == 0:
+                    self._engine_reservation = None
+                    async with self._engine_hold:  # given back even if the engine's closing fails
+                        await self._engine.aclose()
 
 
 def _remaining_seconds() -> float:

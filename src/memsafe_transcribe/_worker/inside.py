@@ -21,13 +21,11 @@ def die_with_parent(lifeline: int) -> None:
 
     The parent holds that end and never writes to it. The kernel closes it however the parent ends, and needs no
     Python code to run here: it works while a C library hangs with the interpreter's lock held. (PR_SET_PDEATHSIG
-    would fire when the *thread* that started us ends.) Where F_SETSIG is missing, the signal is SIGIO, whose default
-    action is to terminate as well.
+    would fire when the *thread* that started us ends.)
     """
     os.set_blocking(_STDERR, False)  # nobody reads it until we are dead: it must never make us wait
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    if hasattr(fcntl, "F_SETSIG"):
-        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([lifeline], [], [], 0)[0]:  # it was closed before we asked
         os._exit(1)
