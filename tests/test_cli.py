@@ -257,6 +257,13 @@ def test_a_limit_that_is_no_size_is_named(env: dict[str, str], arguments: list[s
     assert "'lots' is not a size" in done.stderr
 
 
+def test_the_demo_in_too_small_a_container_says_so(env: dict[str, str]) -> None:
+    """One line with the figures, exit code 1."""
+    done = command({**env, "MEMSAFE_LIMIT": "100MiB"}, "demo")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "150.0 MiB can never fit" in done.stderr
+
+
 def test_json_of_a_damaged_file_says_what_is_missing(env: dict[str, str], tmp_path: Path) -> None:
     """Status "partial" in the document, and a line for people."""
     data = bytearray(SPEECH.read_bytes())

@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone. Python would complain again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (MemsafeError, OSError) as error:
+        _say(_one_line(error))
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

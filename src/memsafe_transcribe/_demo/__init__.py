@@ -13,9 +13,6 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import anyio
-
-from .._admission.controller import default_admission
 from .._console import ProgressDisplay
 from .._download.downloader import SafeDownloader
 from .._download.policy import UrlPolicy
@@ -27,17 +24,15 @@ from .._units import format_duration, format_size
 
 _FOLDER = Path(__file__).parent
 _SAMPLE_SECONDS = 0.05
+_QUEUE_SECONDS = 60.0
 
 
 async def run() -> int:
     """Run the demo; return the exit code."""
     known = (_FOLDER / "alice.txt").read_text(encoding="utf-8")
     started = time.monotonic()
-    peak = _Peak()
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(peak.watch)
+    with _Peak() as peak:
         transcript = await _transcribe()
-        tasks.cancel_scope.cancel()
     for segment in transcript.segments:
         print(f"[{segment.start_seconds:6.2f} - {segment.end_seconds:6.2f}] {segment.text}")
     memory = default_guard().snapshot()
@@ -52,9 +47,11 @@ async def run() -> int:
 
 
 async def _transcribe() -> Transcript:
-    downloader = SafeDownloader(policy=UrlPolicy(allow_private=True), admission=default_admission())
+    downloader = SafeDownloader(policy=UrlPolicy(allow_private=True))
     with _served() as url, ProgressDisplay(url) as display:
-        async with ChunkedTranscriber("pocketsphinx", downloader=downloader) as transcriber:
+        async with ChunkedTranscriber(
+            "pocketsphinx", downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS
+        ) as transcriber:
             return await transcriber.transcribe(url, language="en", on_progress=display)
 
 
@@ -77,15 +74,24 @@ def _served() -> Iterator[str]:
 
 
 class _Peak:
-    """The most that this process and its children had resident together."""
+    """The most that this process and its children had resident together while the `with` block ran."""
 
     def __init__(self) -> None:
         self.peak_bytes = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
 
-    async def watch(self) -> None:
-        while True:
+    def _watch(self) -> None:
+        while not self._done.wait(_SAMPLE_SECONDS):
             self.peak_bytes = max(self.peak_bytes, tree_peak_bytes())
-            await anyio.sleep(_SAMPLE_SECONDS)
+
+    def __enter__(self) -> "_Peak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
 
 
 def word_error_rate(reference: str, heard: str) -> float:
