@@ -55,6 +55,8 @@ class Reservation:
 
     def mark_used(self, used_bytes: int) -> None:
         """Say how much of the promise is resident by now, so that it is not counted a second time."""
+        if used_bytes < 0:
+            raise ValueError(f"used_bytes must not be negative, got {used_bytes}")
         self._controller._mark_used(self._claim, used_bytes)  # noqa: SLF001
 
 
@@ -161,23 +163,26 @@ class AdmissionController:
         """Grant as many heads as fit now, and wake them; wake a new head too, so that it begins to look."""
         woken = []
         with self._lock:
-            while self._ledger.waiting and (claim := self._ledger.grant_head(self.guard.room())):
-                self._granted += 1
-                self._peak_active = max(self._peak_active, self._ledger.slots_taken)
-                self._peak_reserved_bytes = max(self._peak_reserved_bytes, self._ledger.reserved_bytes)
-                woken.append(self._waiters.pop(claim))
-            head = self._ledger.waiting[0] if self._ledger.waiting else None
-            if head is not None and head is not self._head:
-                woken.append(self._waiters[head])
-            self._head = head
-        for waiter in woken:
-            waiter.wake()
+            try:
+                while self._ledger.waiting and (claim := self._ledger.grant_head(self.guard.room())):
+                    self._granted += 1
+                    self._peak_active = max(self._peak_active, self._ledger.slots_taken)
+                    self._peak_reserved_bytes = max(self._peak_reserved_bytes, self._ledger.reserved_bytes)
+                    woken.append(self._waiters.pop(claim))
+            finally:  # also when memory cannot be read: what is granted by then is granted, and somebody has to look
+                head = self._ledger.waiting[0] if self._ledger.waiting else None
+                if head is not None and head is not self._head:
+                    woken.append(self._waiters[head])
+                self._head = head
+                for waiter in woken:  # under the lock, so that none of them can have closed and left its loop by now
+                    waiter.wake()
 
     def _close(self, claim: Claim) -> None:
         with self._lock:
             self._ledger.close(claim)
             self._waiters.pop(claim, None)
-        self._pump()
+        with suppress(Exception):  # if memory cannot be read now, the head will find out; to give back cannot fail
+            self._pump()
 
     def _mark_used(self, claim: Claim, used_bytes: int) -> None:
         with self._lock:

@@ -118,13 +118,12 @@ class SafeDownloader:
     ) -> DownloadedFile:
         for _ in range(_MAX_REDIRECTS + 1):
             async with transport.get(url, self.policy) as answer:
-                if answer.status_code not in _REDIRECTS or answer.location is None:
+                location = answer.headers.get("location")
+                if answer.status_code not in _REDIRECTS or location is None:
                     expected = self._expected_bytes(url, answer)
                     await self._receive(answer, file, expected, on_progress)
                     return file.finished(url, answer.headers.get("content-type"), expected)
-                rules.check_url(answer.location)
-                rules.check_redirect(url, answer.location)
-                url = answer.location
+                url = rules.redirect_target(url, location)
         raise DownloadProtocolError(f"{rules.shown(url)}: more than {_MAX_REDIRECTS} redirects", url=rules.shown(url))
 
     def _expected_bytes(self, url: str, answer: transport.Answer) -> int | None:

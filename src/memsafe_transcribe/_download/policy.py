@@ -7,7 +7,7 @@ Sources: the IANA IPv4 and IPv6 Special-Purpose Address Registries as of 2026-11
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from .._errors import UrlBlockedError
 
@@ -93,14 +93,24 @@ def check_url(url: str) -> None:
         raise blocked(url, "its host is percent-encoded, or has an IPv6 zone")
 
 
-def check_redirect(url: str, target: str) -> None:
-    """Judge one redirect, besides its target's own text.
+def redirect_target(url: str, location: str) -> str:
+    """Where a redirect leads, judged like any URL.
+
+    Args:
+        url: the one that redirects.
+        location: as the server wrote it, perhaps relative. Blanks in it are common, and are encoded.
 
     Raises:
-        UrlBlockedError: from https to http.
+        UrlBlockedError: the target is refused, or leads from https to http.
     """
+    try:
+        target = urljoin(url, location.replace(" ", "%20"))
+    except ValueError:
+        raise blocked(location, "its host cannot be read") from None
+    check_url(target)
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme != "https":
         raise blocked(target, "a redirect leads from https to http")
+    return target
 
 
 def address_refusal(address: str, policy: UrlPolicy) -> str | None:

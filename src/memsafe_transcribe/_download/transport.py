@@ -76,7 +76,10 @@ def _ssl_context() -> ssl.SSLContext:
 
 
 class _GuardedTransport(httpx.AsyncHTTPTransport):
-    """httpx's own transport over a pool of our making: one connection, no reuse, HTTP/1.1, our backend."""
+    """httpx's own transport over a pool of our making: one connection, no reuse, HTTP/1.1, our backend.
+
+    It is used without a client, which would read the environment, keep cookies, and read what a redirect says.
+    """
 
     def __init__(self, url: str, policy: UrlPolicy) -> None:
         self._pool = httpcore.AsyncConnectionPool(
@@ -95,7 +98,6 @@ class Answer:
 
     status_code: int
     headers: httpx.Headers
-    location: str | None
     body: AsyncGenerator[bytes]
 
 
@@ -108,30 +110,19 @@ async def get(url: str, policy: UrlPolicy) -> AsyncIterator[Answer]:
         DownloadConnectionError, DownloadTimeoutError, DownloadProtocolError: also while the body is read.
     """
     timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-    try:
-        async with (
-            httpx.AsyncClient(
-                transport=_GuardedTransport(url, policy), timeout=timeout, trust_env=False, follow_redirects=False
-            ) as client,
-            aclosing(await _send(client, url)) as response,
-        ):
-            target = str(response.next_request.url) if response.next_request else None
-            yield Answer(response.status_code, response.headers, target, _body(response, shown(url)))
-    except httpx.HTTPError as error:
-        raise _translated(error, shown(url)) from error
-
-
-async def _send(client: httpx.AsyncClient, url: str) -> httpx.Response:
-    """Send the request. httpx lets a bare UnicodeError out for a host that IDNA does not know, also a redirect's."""
     headers = {"User-Agent": _USER_AGENT, "Accept": "*/*", "Accept-Encoding": "identity", "Connection": "close"}
     try:
-        request = client.build_request("GET", url, headers=headers)
-    except (httpx.InvalidURL, UnicodeError):
+        request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout.as_dict()})
+    except (httpx.InvalidURL, UnicodeError):  # the latter for hosts that IDNA does not know
         raise blocked(url, "it is not a well-formed URL") from None
     try:
-        return await client.send(request, stream=True)
-    except UnicodeError as error:
-        raise DownloadProtocolError(f"{shown(url)}: a redirect leads to no host: {error}", url=shown(url)) from error
+        async with (
+            _GuardedTransport(url, policy) as http,
+            aclosing(await http.handle_async_request(request)) as response,
+        ):
+            yield Answer(response.status_code, response.headers, _body(response, shown(url)))
+    except httpx.HTTPError as error:
+        raise _translated(error, shown(url)) from error
 
 
 async def _body(response: httpx.Response, url: str) -> AsyncGenerator[bytes]:

@@ -74,7 +74,7 @@ def _cgroup_directories(root: Path) -> tuple[_Version, Path, Path] | None:
         return None
     for line in _lines(root / "proc/self/mountinfo"):
         left, _, right = line.partition(" - ")
-        mount_root, mount_point = (_unescape(field) for field in left.split()[3:5])
+        mount_root, mount_point = (_unescape(field) for field in left.split(" ")[3:5])
         kind, _, options = right.split(" ", 2)
         if (version is _V2 and kind == "cgroup2") or (
             version is _V1 and kind == "cgroup" and "memory" in options.split(",")
@@ -137,10 +137,10 @@ def filesystem_type(path: Path) -> str:
     path, best, kind = path.resolve(), Path(), "unknown"
     for line in _lines(Path("/proc/self/mountinfo")):
         left, _, right = line.partition(" - ")
-        mount = Path(_unescape(left.split()[4]))
+        mount = Path(_unescape(left.split(" ")[4]))
         # Of two mounts on one point the later one is seen.
         if path.is_relative_to(mount) and len(mount.parts) >= len(best.parts):
-            best, kind = mount, right.split()[0]
+            best, kind = mount, right.split(" ")[0]
     return kind
 
 
@@ -157,8 +157,10 @@ def _status(pid: int | None) -> dict[str, int]:
 
 
 def _lines(path: Path) -> list[str]:
+    """The lines of a file; none if it cannot be read. Names in it may hold what Unicode takes for a line's end."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            return [line.removesuffix("\n") for line in file]
     except OSError:
         return []
 
