@@ -17,7 +17,7 @@ import memsafe_transcribe as mt
 from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, DecodeGap, open_decoder, peak_bytes
 
 from ..conftest import Run
-from ..support.media import SPEECH, tone_samples, write_encoded, write_wav
+from ..support.media import SPEECH, tone_samples, write_encoded, write_long_mp3, write_wav
 from ..support.processes import gone_within, watch_opens
 
 
@@ -62,6 +62,13 @@ def test_every_usual_format_keeps_its_length(run: Run, tmp_path: Path, name: str
     """Stereo at 48 kHz comes out as 16 kHz mono of the same length, but for an encoder's padding."""
     path = write_encoded(tmp_path / name, codec, seconds=3.0)
     assert len(run(decode, path)) / BYTES_PER_SECOND == pytest.approx(3.0, abs=0.15)
+
+
+def test_a_rate_that_changes_on_the_way_is_followed(run: Run, tmp_path: Path) -> None:
+    """Concatenated MP3s of 44.1 kHz stereo and 16 kHz mono: the clock stays right."""
+    path = write_long_mp3(tmp_path / "chained.mp3", 5.0)
+    path.write_bytes(path.read_bytes() + SPEECH.read_bytes())
+    assert len(run(decode, path)) / BYTES_PER_SECOND == pytest.approx(5.0 + 31.57, abs=0.15)
 
 
 def test_the_content_decides_and_not_the_name(run: Run, tmp_path: Path) -> None:
@@ -317,6 +324,8 @@ def test_the_worker_cannot_open_files_and_gets_no_secret(run: Run, monkeypatch: 
                     assert line.removeprefix(name).split()[:2] == ["0", "0"]
                 (line,) = (line for line in limits.splitlines() if line.startswith("Max data size"))
                 assert int(line.removeprefix("Max data size").split()[0]) < 64 * mt.MiB
+                # A thread per core, with 8 MiB of stack each, would eat the allowance on a large host.
+                assert "Threads:\t1\n" in Path(f"/proc/{decoder.pid}/status").read_text()
                 assert b"sk-secret" not in Path(f"/proc/{decoder.pid}/environ").read_bytes()
 
     run(main)

@@ -8,6 +8,7 @@ import os
 import sys
 import wave
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from memsafe_transcribe._worker import inside
@@ -71,17 +72,17 @@ class _Samples:
         self.count = 0
         self._max_samples = max_samples
         self._pending = bytearray()
-        self._resampler: av.AudioResampler | None = None
+        self._resampler: _Resampler | None = None
         self._shape: tuple[str, str, int] | None = None
 
     def add(self, frame: "av.AudioFrame") -> None:
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:  # chained and concatenated files change their rate on the way
             self._flush_resampler()
-            self._resampler, self._shape = _new_resampler(), shape
+            self._resampler, self._shape = _Resampler(frame), shape
         assert self._resampler is not None
-        frame.pts = None  # the resampler would complain of jumps; the clock is the count of samples
-        self._take(self._resampler.resample(frame))
+        frame.pts = None  # the filters would complain of jumps; the clock is the count of samples
+        self._take(self._resampler.push(frame))
 
     def finish(self) -> None:
         self._flush_resampler()
@@ -89,9 +90,9 @@ class _Samples:
 
     def _flush_resampler(self) -> None:
         if self._resampler is not None:
-            self._take(self._resampler.resample(None))
+            self._take(self._resampler.push(None))
 
-    def _take(self, frames: "list[av.AudioFrame]") -> None:
+    def _take(self, frames: "Iterator[av.AudioFrame]") -> None:
         for frame in frames:
             self._pending += memoryview(frame.planes[0])[: frame.samples * _SAMPLE_BYTES]
             self.count += frame.samples
@@ -108,10 +109,39 @@ class _Samples:
             self._pending.clear()
 
 
-def _new_resampler() -> "av.AudioResampler":
-    import av
+class _Resampler:
+    """Frames of one shape -> 16 kHz mono signed 16-bit.
 
-    return av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE_HZ)
+    A filter graph of our own, because `av.AudioResampler` starts a thread per core, each with a stack of 8 MiB that
+    counts against RLIMIT_DATA: on a large host none could be made.
+    """
+
+    def __init__(self, first: "av.AudioFrame") -> None:
+        from av.filter import Graph
+
+        self._graph = Graph()
+        self._graph.threads = 1
+        source = self._graph.add_abuffer(
+            sample_rate=first.sample_rate,
+            format=first.format.name,
+            layout=first.layout.name,
+            time_base=Fraction(1, first.sample_rate),
+        )
+        target = f"sample_fmts=s16:channel_layouts=mono:sample_rates={SAMPLE_RATE_HZ}"
+        self._graph.link_nodes(source, self._graph.add("aformat", target), self._graph.add("abuffersink")).configure()
+
+    def push(self, frame: "av.AudioFrame | None") -> "Iterator[av.AudioFrame]":
+        """Take in one frame, or None for the end; yield what is ready."""
+        import av
+
+        self._graph.push(frame)
+        while True:
+            try:
+                ready = self._graph.pull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            assert isinstance(ready, av.AudioFrame)
+            yield ready
 
 
 def _open(fd: int) -> "InputContainer":
@@ -187,7 +217,8 @@ def _warm_up() -> None:
     silence.seek(0)
     with av.open(silence, "r") as container:
         for frame in container.decode(audio=0):
-            _new_resampler().resample(frame)
+            for _ in _Resampler(frame).push(frame):
+                return
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -172,13 +173,21 @@ class _Spooled:
         self._url = url
         self._max_bytes = max_bytes
         self._hash = hashlib.sha256()
+        self._lock = threading.Lock()
+        self._is_writing = self._is_left = False
         self._fd = spool.open_nameless(spool_dir, url)
 
     def __enter__(self) -> "_Spooled":
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+        """Close the file. While a thread still writes, that thread does it: asyncio's own `Task.cancel()` does not wait
+        for threads, and a descriptor that is closed under one may be another file by the time it writes.
+        """
+        with self._lock:
+            self._is_left = True
+            if not self._is_writing:
+                os.close(self._fd)
 
     def count(self, size_bytes: int) -> None:
         """Account for bytes before they are written."""
@@ -188,13 +197,22 @@ class _Spooled:
 
     def write(self, data: bytearray) -> None:
         """Write and hash; runs in a thread."""
-        self._hash.update(data)
-        view = memoryview(data)
+        with self._lock:
+            if self._is_left:
+                return
+            self._is_writing = True
         try:
+            self._hash.update(data)
+            view = memoryview(data)
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
             raise spool.spool_error(self._spool_dir, self._url, error) from error
+        finally:
+            with self._lock:
+                self._is_writing = False
+                if self._is_left:
+                    os.close(self._fd)
 
     def finished(self, url: str, content_type: str | None, expected_bytes: int | None) -> DownloadedFile:
         """The file as its user sees it, once all has come in."""

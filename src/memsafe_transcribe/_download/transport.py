@@ -3,8 +3,8 @@
 import functools
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,6 @@ import httpx
 
 from .._errors import (
     DownloadConnectionError,
-    DownloadError,
     DownloadProtocolError,
     DownloadTimeoutError,
     TruncatedDownloadError,
@@ -115,14 +114,12 @@ async def get(url: str, policy: UrlPolicy) -> AsyncIterator[Answer]:
         request = httpx.Request("GET", url, headers=headers, extensions={"timeout": timeout.as_dict()})
     except (httpx.InvalidURL, UnicodeError):  # the latter for hosts that IDNA does not know
         raise blocked(url, "it is not a well-formed URL") from None
-    try:
-        async with (
-            _GuardedTransport(url, policy) as http,
-            aclosing(await http.handle_async_request(request)) as response,
-        ):
-            yield Answer(response.status_code, response.headers, _body(response, shown(url)))
-    except httpx.HTTPError as error:
-        raise _translated(error, shown(url)) from error
+    where = shown(url)
+    async with _GuardedTransport(url, policy) as http:
+        with _translating(where):
+            response = await http.handle_async_request(request)
+        async with aclosing(response):
+            yield Answer(response.status_code, response.headers, _body(response, where))
 
 
 async def _body(response: httpx.Response, url: str) -> AsyncGenerator[bytes]:
@@ -131,10 +128,9 @@ async def _body(response: httpx.Response, url: str) -> AsyncGenerator[bytes]:
     """
     parts = response.aiter_raw()
     try:
-        async for part in parts:
-            yield part
-    except httpx.RemoteProtocolError as error:
-        raise TruncatedDownloadError(f"{url}: the body broke off: {error}", url=url) from error
+        with _translating(url, TruncatedDownloadError):
+            async for part in parts:
+                yield part
     finally:
         with anyio.CancelScope(shield=True), suppress(httpx.HTTPError):
             await response.aclose()
@@ -142,14 +138,19 @@ async def _body(response: httpx.Response, url: str) -> AsyncGenerator[bytes]:
                 pass
 
 
-def _translated(error: Exception, url: str) -> DownloadError:
-    if isinstance(error, httpx.TimeoutException):
-        what = (
-            f"no connection within {CONNECT_SECONDS:g} s"
-            if isinstance(error, httpx.ConnectTimeout)
-            else f"silent for {READ_SECONDS:g} s"
-        )
-        return DownloadTimeoutError(f"{url}: {what}", url=url)
-    if isinstance(error, httpx.NetworkError):
-        return DownloadConnectionError(f"{url}: {error or type(error).__name__}", url=url)
-    return DownloadProtocolError(f"{url}: {error or type(error).__name__}", url=url)
+@contextmanager
+def _translating(url: str, broken: type[DownloadProtocolError] = DownloadProtocolError) -> Iterator[None]:
+    """Raise this library's errors instead of httpx's; `broken` is the one for HTTP that is not as it should be.
+
+    What h11 says of such HTTP is cut at the colon, and is not chained: it quotes the server, which may echo the query.
+    """
+    try:
+        yield
+    except httpx.ConnectTimeout as error:
+        raise DownloadTimeoutError(f"{url}: no connection within {CONNECT_SECONDS:g} s", url=url) from error
+    except httpx.TimeoutException as error:
+        raise DownloadTimeoutError(f"{url}: silent for {READ_SECONDS:g} s", url=url) from error
+    except (httpx.NetworkError, ssl.SSLError) as error:  # after the handshake, httpcore lets the latter through
+        raise DownloadConnectionError(f"{url}: {str(error) or type(error).__name__}", url=url) from error
+    except httpx.HTTPError as error:
+        raise broken(f"{url}: {str(error).partition(':')[0] or type(error).__name__}", url=url) from None
