@@ -19,7 +19,9 @@ def parse_size(text: str) -> int:
     factor = _FACTORS.get(match[2].lower()) if match else None
     if match is None or factor is None:
         raise ValueError(f"{text!r} is not a size; write bytes, or a number with kB, MB, GB, KiB, MiB or GiB")
-    return int(float(match[1]) * factor)
+    whole, _, part = match[1].partition(".")
+    shift: int = 10 ** len(part)
+    return int(whole + part) * factor // shift
 
 
 def format_size(size_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""AdmissionController where memory cannot be read, as when no descriptors are left: nothing is lost, nobody is stuck."""
+"""AdmissionController where memory cannot be read, as when no descriptors are left: nothing is lost or stuck."""
 
 import errno
 

@@ -11,6 +11,8 @@ import anyio.lowlevel
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._memory import reading
+from memsafe_transcribe._memory.pressure import Reading, Term
 
 from ..conftest import Run
 
@@ -130,6 +132,26 @@ def test_what_a_refusal_says() -> None:
         assert part in str(error)
     with pytest.raises(mt.MemoryPressureError, match=r"\(ceiling_percent=100\)"):
         guard.check(limit, admitted=True)
+
+
+@pytest.mark.parametrize(
+    ("total_bytes", "threshold_percent", "said"),
+    [
+        (24 * 2**30, 60, "21.6 GiB (a host must keep max(512 MiB, 10 % of RAM) available)"),
+        (2 * 2**30, 60, "1.2 GiB (threshold_percent=60)"),
+    ],
+)
+def test_what_a_refusal_says_of_the_host(
+    monkeypatch: pytest.MonkeyPatch, total_bytes: int, threshold_percent: float, said: str
+) -> None:
+    """The rule that decided is the one named: on a big host it is not the threshold."""
+    host = Term("host", "host", "psutil", total_bytes, total_bytes - MiB, 0)
+    monkeypatch.setattr(reading, "read", lambda *_: Reading((host,), 0))
+    with pytest.raises(mt.MemoryPressureError, match=r"^5\.0 MiB more would not fit: host uses") as caught:
+        mt.MemoryGuard(threshold_percent=threshold_percent).check(5 * MiB)
+    assert said in str(caught.value)
+    with pytest.raises(mt.MemoryPressureError, match=r"\(ceiling_percent=90\)"):
+        mt.MemoryGuard().check(5 * MiB, admitted=True)
 
 
 def test_admitted_work_may_go_on_up_to_the_ceiling() -> None:

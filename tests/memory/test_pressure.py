@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Literal
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from memsafe_transcribe._memory import pressure
 from memsafe_transcribe._memory.pressure import MemoryLevel, Term, Thresholds
@@ -78,6 +78,7 @@ def test_a_big_host_keeps_some_memory_available(total: int, need: int, data: st.
 
 
 @given(used=sizes, total=st.integers(1, 4 * GiB), thresholds=thresholds)
+@example(used=0, total=4 * GiB, thresholds=Thresholds(60, 90))
 def test_a_small_host_is_like_a_limit(used: int, total: int, thresholds: Thresholds) -> None:
     """Up to 4 GiB of RAM the host's rule is that of any limit."""
     assert pressure.bounds(term(total, used, "host"), thresholds) == pressure.bounds(term(total, used), thresholds)
