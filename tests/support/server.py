@@ -3,9 +3,11 @@
 import contextlib
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 _WAIT_SECONDS = 30.0
 
@@ -13,10 +15,10 @@ _WAIT_SECONDS = 30.0
 class Exchange:
     """One request, and the socket to answer it on."""
 
-    def __init__(self, connection: socket.socket, method: str, path: str, headers: dict[str, str]) -> None:
+    def __init__(self, connection: socket.socket, method: str, target: str, headers: dict[str, str]) -> None:
         self.connection = connection
         self.method = method
-        self.path = path
+        self.path, _, self.query = target.partition("?")
         self.headers = headers
 
     def send(self, data: bytes) -> None:
@@ -46,9 +48,13 @@ def _not_found(exchange: Exchange) -> None:
 
 
 class Server:
-    """Serves `routes` on 127.0.0.1 while its `with` block runs, and keeps the requests that came."""
+    """Serves `routes` on 127.0.0.1 while its `with` block runs, and keeps the requests that came.
 
-    def __init__(self) -> None:
+    Args:
+        tls: its side of TLS; plain text without it.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.routes: dict[str, Handler] = {}
         self.requests: list[Exchange] = []
         self._arrived = threading.Condition()
@@ -62,12 +68,19 @@ class Server:
             daemon_threads = False
             block_on_close = True
 
+            def get_request(self) -> tuple[socket.socket, Any]:
+                connection, address = super().get_request()
+                if tls is not None:  # the handshake waits for the connection's own thread
+                    connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                return connection, address
+
         self._tcp = TcpServer(("127.0.0.1", 0), RequestHandler)
+        self._scheme = "http" if tls is None else "https"
         self._thread = threading.Thread(target=self._tcp.serve_forever, kwargs={"poll_interval": 0.05})
 
     def url(self, path: str) -> str:
         """The URL of a route."""
-        return f"http://127.0.0.1:{self._tcp.server_address[1]}{path}"
+        return f"{self._scheme}://127.0.0.1:{self._tcp.server_address[1]}{path}"
 
     def wait_for_requests(self, count: int) -> None:
         """Block until so many requests have come."""
@@ -75,14 +88,17 @@ class Server:
             assert self._arrived.wait_for(lambda: len(self.requests) >= count, _WAIT_SECONDS)
 
     def _handle(self, handler: socketserver.StreamRequestHandler) -> None:
-        line = handler.rfile.readline().decode("latin-1").split()
+        try:
+            line = handler.rfile.readline().decode("latin-1").split()
+        except OSError:  # the client has hung up, perhaps over the certificate
+            return
         if len(line) != 3:
             return
         headers = {}
         while header := handler.rfile.readline().decode("latin-1").strip():
             name, _, value = header.partition(":")
             headers[name.lower()] = value.strip()
-        exchange = Exchange(handler.connection, line[0], line[1].partition("?")[0], headers)
+        exchange = Exchange(handler.connection, line[0], line[1], headers)
         with self._arrived:
             self.requests.append(exchange)
             self._arrived.notify_all()
