@@ -35,7 +35,7 @@ _PYDUB = "import sys, pydub; pydub.AudioSegment.from_file(sys.argv[1])"
 
 def transcribe(audio: Path, hours: float, env: dict[str, str]) -> Watched:
     """Our command on one file; its text must have the right number of words."""
-    command = [sys.executable, "-m", "memsafe_transcribe.cli", "transcribe", "--engine", "speech-clock", str(audio)]
+    command = [sys.executable, "-m", "memsafe_transcribe", "transcribe", "--engine", "speech-clock", str(audio)]
     watched = run_watched(command, audio.parent, env)
     expected = hours * 60 * 150
     assert watched.returncode == 0, watched.stderr

@@ -19,7 +19,7 @@ from .support.processes import gone_within
 from .support.server import Exchange, Server
 from .support.tree import run_watched
 
-COMMAND = [sys.executable, "-m", "memsafe_transcribe.cli"]
+COMMAND = [sys.executable, "-m", "memsafe_transcribe"]
 MIB = 1 << 20
 
 
@@ -94,7 +94,8 @@ BAD_INPUT = [
     (["tone.wav", "--output", "no/such/folder.txt"], 2, r"there is no folder no/such"),
     (["tone.wav", "tone.wav", "--output", "."], 2, r"have the same name"),
     (["tone.wav", "playlist.mp3", "--format", "srt"], 2, r"several sources as srt need --output FOLDER"),
-    (["tone.wav", "playlist.mp3", "--output", "tone.wav"], 2, r"must be a folder that exists"),
+    (["tone.wav", "playlist.mp3", "--output", "not_audio.mp3"], 2, r"must be a folder that exists"),
+    (["tone.wav", "--output", "./tone.wav"], 2, r"is one of the sources"),
 ]
 
 
@@ -177,6 +178,53 @@ def test_ctrl_c_in_a_decode_leaves_no_child(env: dict[str, str], tmp_path: Path)
         for child in children:
             assert gone_within(child, 0)
             os.close(child)
+
+
+def test_more_signals_make_no_noise(env: dict[str, str], tmp_path: Path) -> None:
+    """Impatient fingers, or a supervisor: one line, and the exit code of the first signal."""
+    audio = write_long_mp3(tmp_path / "speech.mp3", 600)
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", str(audio)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("alice was")
+        process.send_signal(signal.SIGTERM)
+        for _ in range(5):
+            process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    # The last of them may come when the command has nothing more to clean up, and then simply ends it.
+    assert process.returncode in (130, 143, -signal.SIGINT)
+    assert stderr in ("", "memsafe-transcribe: interrupted; nothing is left behind\n")
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_closed_standard_streams_do_no_harm(env: dict[str, str], tmp_path: Path, closed: str) -> None:
+    """With `>&-` or `2>&-`, the output file is still written."""
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(1.0))
+    target = tmp_path / "text.txt"
+    line = f'exec "$@" {closed}>&-'
+    command = [*COMMAND, "transcribe", "--engine", "speech-clock", str(audio), "--output", str(target)]
+    done = subprocess.run(["sh", "-c", line, "sh", *command], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert target.read_text() == "word0 word1\n"
+
+
+def test_what_is_no_regular_file_is_written_and_not_replaced(env: dict[str, str], tmp_path: Path) -> None:
+    """A FIFO keeps its reader, a link its target, a file its mode."""
+    audio = write_wav(tmp_path / "what? #1.wav", tone_samples(1.0))
+    fifo, link, real = tmp_path / "fifo", tmp_path / "link", tmp_path / "real"
+    os.mkfifo(fifo)
+    real.write_text("older")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    with subprocess.Popen(["cat", str(fifo)], stdout=subprocess.PIPE, text=True) as reader:
+        assert command(env, "transcribe", "--engine", "speech-clock", audio, "--output", fifo).returncode == 0
+        assert reader.communicate(timeout=30)[0] == "word0 word1\n"
+    assert command(env, "transcribe", "--engine", "speech-clock", audio, "--output", link).returncode == 0
+    assert link.is_symlink()
+    assert (real.read_text(), real.stat().st_mode & 0o777) == ("word0 word1\n", 0o600)
+    assert command(env, "transcribe", "--engine", "speech-clock", audio, "--output", tmp_path).returncode == 0
+    assert (tmp_path / "what? #1.txt").read_text() == "word0 word1\n"
 
 
 def test_a_terminal_gets_a_bar(env: dict[str, str], tmp_path: Path) -> None:

@@ -43,11 +43,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         default_guard as default_guard,
     )
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
-    from ._transcription.chunked import (
-        ChunkedTranscriber as ChunkedTranscriber,
-        Progress as Progress,
-        SegmentStream as SegmentStream,
-    )
+    from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
     from ._transcription.protocol import (
         AudioChunk as AudioChunk,
         Capabilities as Capabilities,
@@ -55,6 +51,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         ChunkResult as ChunkResult,
         Transcriber as Transcriber,
     )
+    from ._transcription.stream import Progress as Progress, SegmentStream as SegmentStream
     from ._transcription.transcript import Gap as Gap, Segment as Segment, Transcript as Transcript, Word as Word
     from ._units import MB as MB, MiB as MiB
     from ._version import __version__ as __version__
@@ -69,7 +66,8 @@ _WHERE = {
         TranscriberFailedError TranscriberNotFoundError TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
     "_memory.guard": "MemoryGuard MemorySnapshot default_guard",
     "_memory.pressure": "MemoryLevel MemoryRoom",
-    "_transcription.chunked": "ChunkedTranscriber Progress SegmentStream",
+    "_transcription.chunked": "ChunkedTranscriber",
+    "_transcription.stream": "Progress SegmentStream",
     "_transcription.protocol": "AudioChunk Capabilities ChunkContext ChunkResult Transcriber",
     "_transcription.transcript": "Gap Segment Transcript Word",
     "_units": "MB MiB",

@@ -66,5 +66,5 @@ async def _decoder() -> bool:
 
 def _engine(name: str) -> bool:
     what = missing(installed()[name])
-    print(f"engine   {name}: {'ready' if what is None else f'needs {what}'}")
+    print(f"engine   {name}: {what or 'ready'}")
     return what is None

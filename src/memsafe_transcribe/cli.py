@@ -1,15 +1,17 @@
 """The command `memsafe-transcribe`.
 
 Results go to standard output, everything else to standard error. Exit codes: 0, everything was done; 1, a source (or a
-check of `doctor`) failed; 2, the command makes no sense as it stands; 130, interrupted.
+check of `doctor`) failed; 2, the command line is wrong, or an engine or setting is missing; 130 and 143, interrupted.
 """
 
 import argparse
 import os
+import secrets
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -22,7 +24,8 @@ from ._console import ProgressDisplay
 from ._download.downloader import SafeDownloader
 from ._download.policy import UrlPolicy
 from ._errors import MemsafeError, TranscriberError
-from ._transcription.chunked import ChunkedTranscriber, SegmentStream, Source
+from ._transcription.chunked import ChunkedTranscriber, Source
+from ._transcription.stream import SegmentStream
 from ._transcription.transcript import VTT_HEADER, Transcript, srt_cue, text_line, vtt_cue
 from ._version import __version__
 
@@ -42,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (_UsageError, TranscriberError, ValueError) as error:
         _say(_one_line(error))
         return 2
-    except KeyboardInterrupt:
+    except _InterruptedError as error:
         _say("interrupted; nothing is left behind")
-        return 130
+        return 128 + error.number
     except BrokenPipeError:
         # Whoever read our output has gone. Python would complain again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,11 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--engine", metavar="NAME", default=_DEFAULT_ENGINE, help="default: %(default)s")
     transcribe.add_argument("--language", metavar="CODE", help='such as "en"; default: the engine finds out')
     transcribe.add_argument("--format", choices=("txt", "srt", "vtt", "json"), default="txt", help="default: txt")
-    transcribe.add_argument("--output", metavar="PATH", type=Path, help="a file, or with several sources a folder")
+    transcribe.add_argument(
+        "--output", metavar="PATH", type=Path, help="a file, which is replaced; or a folder that exists"
+    )
     transcribe.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
-    transcribe.set_defaults(run=lambda options: anyio.run(_transcribe, options))
+    transcribe.set_defaults(run=lambda options: _run(_transcribe, options))
 
-    demo = commands.add_parser("demo", help="download, decode and transcribe a minute of speech on this machine")
+    demo = commands.add_parser("demo", help="download, decode and transcribe some speech on this machine")
     demo.set_defaults(run=_run_demo)
     doctor = commands.add_parser("doctor", help="what was found: memory limit, spool, decoder, engines")
     doctor.set_defaults(run=_run_doctor)
@@ -78,13 +83,13 @@ def _parser() -> argparse.ArgumentParser:
 def _run_demo(_: argparse.Namespace) -> int:
     from ._demo import run
 
-    return anyio.run(run)
+    return _run(run)
 
 
 def _run_doctor(_: argparse.Namespace) -> int:
     from ._doctor import run
 
-    return anyio.run(run)
+    return _run(run)
 
 
 async def _transcribe(options: argparse.Namespace) -> int:
@@ -165,46 +170,96 @@ def _targets(options: argparse.Namespace) -> list[Path | None]:
         if len(sources) > 1 and suffix != "txt":
             raise _UsageError(f"several sources as {suffix} need --output FOLDER, where each gets a file")
         return [None] * len(sources)
+    if any(Path(source).exists() and output.exists() and output.samefile(source) for source in sources):
+        raise _UsageError(f"--output {output} is one of the sources, which it would replace")
     if len(sources) == 1 and not output.is_dir():
         if not output.parent.is_dir():
             raise _UsageError(f"--output {output}: there is no folder {output.parent}")
         return [output]
     if not output.is_dir():
         raise _UsageError(f"--output {output}: with several sources this must be a folder that exists")
-    names = [PurePosixPath(urlsplit(source).path).stem or "transcript" for source in sources]
+    names = [_stem(source) for source in sources]
     targets = [output / f"{name}.{suffix}" for name in names]
     if len(set(targets)) < len(targets):
         raise _UsageError("two of the sources have the same name: transcribe them one at a time")
     return list(targets)
 
 
+def _stem(source: str) -> str:
+    path = urlsplit(source).path if "://" in source else source
+    return PurePosixPath(path).stem or "transcript"
+
+
 @contextmanager
 def _opened_output(target: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a draft without a name that becomes `target` only when all went well."""
+    """Standard output, or a draft without a name that becomes `target` only when all went well.
+
+    Only while the finished draft is copied, for milliseconds, does it have a name of its own.
+    """
     if target is None:
         yield sys.stdout
+        return
+    target = target.resolve()
+    if target.exists() and not target.is_file():  # a FIFO or a device is written to, not replaced
+        with target.open("w", encoding="utf-8") as file:
+            yield file
         return
     with tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent) as draft:
         yield draft
         draft.seek(0)
-        new = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with new.open("x", encoding="utf-8") as file:
+        new = target.with_name(f".{secrets.token_hex(8)}.part")
+        with new.open("x", encoding="utf-8") as file:
+            try:
                 shutil.copyfileobj(draft, file)
-            new.replace(target)
-        finally:
-            new.unlink(missing_ok=True)
+                if target.exists():
+                    shutil.copymode(target, new)
+                new.replace(target)
+            except BaseException:
+                new.unlink()
+                raise
 
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return str(error) or type(error).__name__
 
 
 def _say(message: str) -> None:
-    print(f"memsafe-transcribe: {message}", file=sys.stderr)
+    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
+    print(f"memsafe-transcribe: {line}", file=sys.stderr)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+class _InterruptedError(Exception):
+    """A signal asked the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def _run(function: Callable[..., Awaitable[int]], *arguments: object) -> int:
+    """Run to the end, or until SIGINT or SIGTERM: then cancel, clean up, and take no notice of further signals."""
+
+    async def supervised() -> int:
+        outcome: int | Exception = 1
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with anyio.create_task_group() as tasks:
+
+                async def work() -> None:
+                    nonlocal outcome
+                    try:
+                        outcome = await function(*arguments)
+                    except Exception as error:
+                        outcome = error
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(work)
+                async for number in signals:
+                    outcome = _InterruptedError(number)
+                    tasks.cancel_scope.cancel()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    return anyio.run(supervised)

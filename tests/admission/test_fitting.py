@@ -5,6 +5,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._admission import controller
 from memsafe_transcribe._memory import reading
 from memsafe_transcribe._memory.pressure import Reading, Term
 
@@ -23,7 +24,7 @@ def test_timeout_for_want_of_a_slot(run: Run) -> None:
                     pass
         assert (caught.value.need_bytes, caught.value.timeout_seconds) == (7, 0.07)
         assert str(caught.value) == (
-            "no turn for 7 B within timeout_seconds=0.07: 1 of 1 slots (max_concurrent) are taken, 1 wait"
+            "no turn for 7 B within timeout_seconds=0.07: 1 of 1 slots (max_concurrent) are taken, 1 waiting"
         )
 
     in_time(run, test)
@@ -43,15 +44,29 @@ def test_timeout_for_want_of_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -
                 async with admission.reserve(70 * mt.MiB, timeout_seconds=0):
                     pass
         assert str(caught.value) == (
-            "no turn for 70.0 MiB within timeout_seconds=0: 1 of 3 slots (max_concurrent) are taken, 1 wait; "
-            "60.0 MiB are promised to others, and with them 130.0 MiB more would not fit: cgroup v2 /app uses "
-            "500.0 MiB of 1000.0 MiB and may be filled up to 600.0 MiB (threshold_percent=60); raise the limit "
-            "(/sys/fs/cgroup/app/memory.max), or run less at once"
+            "no turn for 70.0 MiB within timeout_seconds=0: 1 of 3 slots (max_concurrent) are taken, 1 waiting; "
+            "60.0 MiB are promised to others, and with them 130.0 MiB more would not fit: 500.0 MiB of "
+            "1000.0 MiB are used by cgroup v2 /app, which may be filled up to 600.0 MiB (threshold_percent=60); raise "
+            "the limit (/sys/fs/cgroup/app/memory.max), or run less at once"
         )
         async with admission.reserve(70 * mt.MiB, timeout_seconds=0):
             pass
 
     in_time(run, test)
+
+
+def test_one_that_waits_alone_does_not_wait_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing running that could make room by ending, it gives up after a bounded time and says why."""
+    monkeypatch.setattr(controller, "ALONE_SECONDS", 0.2)
+    admission = mt.AdmissionController(guard=ToldGuard(5))
+
+    async def test(tasks: TaskGroup) -> None:
+        with pytest.raises(mt.AdmissionTimeoutError, match=r"0 of 3 slots .* are taken, 1 waiting"):
+            async with admission.reserve(7):
+                pass
+
+    in_time(run, test)
+    assert admission.statistics().waiting == 0
 
 
 def test_too_large_is_refused_at_once(run: Run) -> None:

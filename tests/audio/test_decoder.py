@@ -170,6 +170,31 @@ def test_damage_in_the_middle_loses_itself_and_is_reported(run: Run, tmp_path: P
     assert gaps[0].reason.startswith("damaged data")
 
 
+def test_a_title_that_is_no_utf8_does_not_matter(run: Run, tmp_path: Path) -> None:
+    """As old taggers write it."""
+    path = write_encoded(tmp_path / "tagged.flac", "flac", seconds=1.0, title="Cafe")
+    data = path.read_bytes()
+    assert b"Cafe" in data
+    path.write_bytes(data.replace(b"Cafe", b"Caf\xe9"))
+    assert len(run(decode, path)) / BYTES_PER_SECOND == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_picture_that_goes_on_longer_is_no_gap(run: Run, tmp_path: Path) -> None:
+    """The length that counts is that of the sound."""
+    path = tmp_path / "film.mkv"
+    with av.open(str(path), "w") as target:
+        sound, picture = target.add_stream("pcm_s16le", rate=16_000, layout="mono"), target.add_stream("mpeg4", rate=10)
+        picture.width, picture.height = 64, 64
+        frame = av.AudioFrame("s16", "mono", 16_000)
+        frame.sample_rate = 16_000
+        frame.planes[0].update(tone_samples(1.0))
+        target.mux(sound.encode(frame))
+        for _ in range(50):
+            target.mux(picture.encode(av.VideoFrame(64, 64, "yuv420p")))
+        target.mux([*sound.encode(None), *picture.encode(None)])
+    assert run(decode_with_gaps, path) == (1.0, ())
+
+
 def test_an_end_that_is_missing_is_reported(run: Run, tmp_path: Path) -> None:
     """Damage behind which FFmpeg finds nothing any more raises no error there: the header's length tells."""
     path = damage(write_encoded(tmp_path / "speech.webm", "libopus", seconds=10.0))
@@ -177,6 +202,18 @@ def test_an_end_that_is_missing_is_reported(run: Run, tmp_path: Path) -> None:
     assert seconds < 6.0
     assert gaps[-1].start_seconds == pytest.approx(seconds, abs=0.1)
     assert gaps[-1].end_seconds == pytest.approx(10.0, abs=0.1)
+
+
+def test_a_truncated_mp3_is_reported_where_its_header_tells_the_length(run: Run, tmp_path: Path) -> None:
+    """As encoders write it, behind tags of any size; a bare stream of frames cannot know."""
+    cut = SPEECH.read_bytes()[:100_000]
+    path = tmp_path / "cut.mp3"
+    path.write_bytes(cut)
+    seconds, gaps = run(decode_with_gaps, path)
+    assert seconds == pytest.approx(12.4, abs=0.2)
+    assert [(gap.start_seconds, round(gap.end_seconds, 1)) for gap in gaps] == [(seconds, 31.6)]
+    bare = write_long_mp3(tmp_path / "bare.mp3", 5.0)
+    assert run(decode_with_gaps, bare)[1] == ()
 
 
 async def decode_with_gaps(path: Path) -> tuple[float, tuple[DecodeGap, ...]]:

@@ -46,7 +46,7 @@ def test_the_slot_is_free_inside_the_block(run: Run, server: Server, spool_dir: 
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
         async with AsyncExitStack() as files:
             for _ in range(3):
-                await files.enter_async_context(downloader.fetch(server.url("/"), timeout_seconds=_WAIT_SECONDS))
+                await files.enter_async_context(downloader.fetch(server.url("/"), queue_timeout_seconds=_WAIT_SECONDS))
                 assert admission.statistics().active == 0
         assert (admission.statistics().granted, admission.statistics().peak_active) == (3, 1)
 
@@ -61,7 +61,7 @@ def test_no_slot_in_time(run: Run, server: Server, spool_dir: Path) -> None:
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
         async with admission.reserve(1):
             with pytest.raises(mt.AdmissionTimeoutError):
-                async with downloader.fetch(server.url("/"), timeout_seconds=0):
+                async with downloader.fetch(server.url("/"), queue_timeout_seconds=0):
                     pytest.fail("the file was handed out")
 
     run(main)

@@ -24,10 +24,11 @@ def write_wav(path: Path, samples: bytes) -> Path:
     return path
 
 
-def write_encoded(path: Path, codec: str, seconds: float) -> Path:
+def write_encoded(path: Path, codec: str, seconds: float, title: str = "") -> Path:
     """A stereo tone at 48 kHz, encoded with `codec` into the container that the file's name says."""
     rate, layout = 48_000, "stereo"
     with av.open(str(path), "w") as target, av.open(_wav_in_memory(tone_samples(seconds)), "r") as tone:
+        target.metadata["title"] = title
         stream = target.add_stream(codec, rate=rate, layout=layout)
         assert isinstance(stream, av.AudioStream)
         codec_context = stream.codec_context

@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 _WAIT_SECONDS = 30.0
 
@@ -104,7 +104,7 @@ class Server:
             self._arrived.notify_all()
         self.routes.get(exchange.path, _not_found)(exchange)
 
-    def __enter__(self) -> "Server":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._transcription import registry
 
 from ..conftest import Run
 from ..support.media import tone_samples, write_wav
@@ -41,6 +43,19 @@ def test_an_async_function_is_an_engine(run: Run, tmp_path: Path) -> None:
     assert text_of(run, tmp_path, engine) == "0 1 2"
 
 
+class AsyncCallable:
+    """An object that is called like a function and answers a coroutine."""
+
+    async def __call__(self, chunk: mt.AudioChunk) -> str:
+        return "async"
+
+
+@pytest.mark.parametrize("engine", [AsyncCallable(), lambda chunk: AsyncCallable()(chunk)])
+def test_whatever_answers_a_coroutine_is_an_engine(run: Run, tmp_path: Path, engine: Any) -> None:
+    """Also where that shows only when it is called."""
+    assert text_of(run, tmp_path, engine) == "async async async"
+
+
 class SyncEngine:
     """A class whose `transcribe` is no coroutine, as many SDKs are."""
 
@@ -59,7 +74,7 @@ def test_a_plugin_of_another_distribution_is_found_by_its_name(tmp_path: Path) -
     """Installed by pip, found through its entry point, by the command and by the API."""
     env = install_plugin(tmp_path / "site")
     audio = write_wav(tmp_path / "tone.wav", tone_samples(8.0))
-    command = [sys.executable, "-m", "memsafe_transcribe.cli", "transcribe", "--engine", "speech-clock"]
+    command = [sys.executable, "-m", "memsafe_transcribe", "transcribe", "--engine", "speech-clock"]
     by_command = subprocess.run([*command, "--format", "json", str(audio)], env=env, capture_output=True, check=True)
     words = json.loads(by_command.stdout)["words"]
     assert [word["word"] for word in words] == [f"word{number}" for number in range(20)]
@@ -87,6 +102,35 @@ def test_what_is_no_engine_is_refused(engine: Any) -> None:
     """Also a class that should have been an instance."""
     with pytest.raises(TypeError, match="engine must be a name, a Transcriber or a function"):
         mt.ChunkedTranscriber(engine)
+
+
+class FailsToStart:
+    """What a broken plugin may be."""
+
+    def __init__(self) -> None:
+        raise KeyError("MY_API_KEY")
+
+
+def test_a_plugin_that_cannot_be_used_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it fails to load or to be made, or does not know an option."""
+    here = FailsToStart.__module__
+    points = {
+        name: EntryPoint(name, f"{here}:{value}", "memsafe_transcribe.transcribers")
+        for name, value in (("gone", "Gone"), ("fails", "FailsToStart"), ("works", "Works"))
+    }
+    monkeypatch.setattr(registry, "installed", lambda: points)
+    with pytest.raises(mt.TranscriberError, match=r"engine 'gone' cannot be loaded: AttributeError: .*Gone"):
+        mt.ChunkedTranscriber("gone")
+    with pytest.raises(mt.TranscriberError, match=r"engine 'fails' cannot be made .*: KeyError: 'MY_API_KEY'"):
+        mt.ChunkedTranscriber("fails")
+    with pytest.raises(mt.TranscriberError, match=r"engine 'works' cannot be made .*model"):
+        mt.ChunkedTranscriber("works", engine_options={"model": "large"})
+    assert registry.missing(points["gone"]) is not None
+    assert registry.missing(points["works"]) is None
+
+
+class Works(SyncEngine):
+    """A plugin without options."""
 
 
 def test_options_go_with_a_name_only() -> None:

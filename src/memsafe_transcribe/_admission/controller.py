@@ -15,6 +15,8 @@ from .._memory.pressure import MemoryRoom
 from .._units import format_size
 from .ledger import Claim, ClaimState, Ledger
 
+ALONE_SECONDS = 60.0
+
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStatistics:
@@ -91,6 +93,10 @@ def _here() -> EventLoopToken | None:
 class AdmissionController:
     """Lets work in while there is a slot and its memory fits; the rest waits in order of arrival.
 
+    Make one and share it, or use `default_admission()`: each controller has a queue of its own. Inside a reservation,
+    do not ask the same controller for another slot (`transcribe` and `fetch` do): with all slots taken by such holders,
+    all would wait for each other.
+
     Args:
         guard: where limit and use come from; the process-wide one by default.
         max_concurrent: slots: downloads, and transcriptions, that run at once.
@@ -110,11 +116,12 @@ class AdmissionController:
     async def reserve(
         self, need_bytes: int, *, timeout_seconds: float | None = None, slot: bool = True
     ) -> AsyncIterator[Reservation]:
-        """Hold `need_bytes` and a slot while the block runs; wait for them first.
+        """`async with` this: wait for `need_bytes` and a slot, and hold them while the block runs.
 
         Args:
             need_bytes: the most that the work will add to this container's memory.
-            timeout_seconds: give up after this time; None waits for as long as it takes.
+            timeout_seconds: give up after this time. None waits for as long as others run; when nothing runs here and
+                it still does not fit, because of other memory in use, it gives up after a minute.
             slot: False for memory that stays, such as a loaded model: it is charged, but runs nothing.
 
         Raises:
@@ -142,22 +149,33 @@ class AdmissionController:
             self._waiters[claim] = waiter
         try:
             self._pump()
-            with anyio.move_on_after(timeout_seconds):
+            with anyio.move_on_after(timeout_seconds) as limit:
                 await anyio.lowlevel.checkpoint()
-                while claim.state is ClaimState.WAITING:
-                    await self._wait_for_turn(claim, waiter)
+                await self._wait_until_granted(claim, waiter)
             if claim.state is ClaimState.WAITING:
-                raise self._timed_out(need_bytes, timeout_seconds or 0.0)
+                waited = timeout_seconds if limit.cancelled_caught else ALONE_SECONDS
+                raise self._timed_out(need_bytes, waited or 0.0)
         except BaseException:
             self._close(claim)
             raise
         return claim
 
-    async def _wait_for_turn(self, claim: Claim, waiter: _Waiter) -> None:
-        """Sleep until woken. The head looks at memory now and then: nobody tells when other programs free some."""
-        with anyio.move_on_after(POLL_SECONDS if self._head is claim else None):
-            await waiter.wait()
-        self._pump()
+    async def _wait_until_granted(self, claim: Claim, waiter: _Waiter) -> None:
+        """Sleep until granted, or until nothing has run here for ALONE_SECONDS that could make room by ending.
+
+        The head looks at memory now and then: nobody tells when other programs free some.
+        """
+        alone_since = None
+        while claim.state is ClaimState.WAITING:
+            with anyio.move_on_after(POLL_SECONDS if self._head is claim else None):
+                await waiter.wait()
+            self._pump()
+            if self._head is not claim or self._ledger.slots_taken:
+                alone_since = None
+            elif alone_since is None:
+                alone_since = anyio.current_time()
+            elif anyio.current_time() - alone_since >= ALONE_SECONDS:
+                return
 
     def _pump(self) -> None:
         """Grant as many heads as fit now, and wake them; wake a new head too, so that it begins to look."""
@@ -195,7 +213,7 @@ class AdmissionController:
         return ReservationTooLargeError(
             f"{format_size(need_bytes)} can never fit: at most {format_size(room.largest_need_bytes)} of "
             f"{format_size(limit.limit_bytes)} may be used ({limit.binding}, {limit.source}); raise that limit or "
-            "ceiling_percent, or shorten chunk_seconds",
+            "ceiling_percent",
             need_bytes=need_bytes,
             limit_bytes=limit.limit_bytes,
             ceiling_bytes=room.largest_need_bytes,
@@ -205,7 +223,7 @@ class AdmissionController:
         with self._lock:
             self._rejected += 1
             taken, waiting, unused = self._ledger.slots_taken, len(self._ledger.waiting), self._ledger.unused_bytes
-        why = f"{taken} of {self._ledger.max_concurrent} slots (max_concurrent) are taken, {waiting} wait"
+        why = f"{taken} of {self._ledger.max_concurrent} slots (max_concurrent) are taken, {waiting} waiting"
         try:
             self.guard.check(need_bytes + unused, admitted=taken == 0)
         except MemoryPressureError as error:

@@ -25,7 +25,7 @@ _MAX_GAPS = 1_000
 # Containers that hold audio and nothing but audio data of their own. Playlists (hls, dash, concat, sdp ...), images and
 # devices are not among them; FFmpeg compares these names with what it recognized from the content.
 _FORMATS = "aac,ac3,aiff,amr,ape,asf,au,avi,caf,eac3,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,voc,w64,wav,webm,wv"
-# Containers whose header knows the length; for bare streams such as MP3 it is a guess from the bit rate.
+# Containers whose header knows the length; for bare streams it is a guess from the bit rate, but see MP3 below.
 _KNOWS_ITS_LENGTH = frozenset({"asf", "caf", "flac", "matroska", "mov", "ogg", "w64", "wav"})
 _MISSING_SECONDS = 1.0  # an end that is missing by less may be an encoder's padding
 _OPTIONS = {"format_whitelist": _FORMATS, "protocol_whitelist": "none", "enable_drefs": "0"}
@@ -148,7 +148,7 @@ def _open(fd: int) -> "InputContainer":
     import av
 
     try:
-        return av.open(_File(fd), "r", container_options=_OPTIONS)
+        return av.open(_File(fd), "r", container_options=_OPTIONS, metadata_errors="replace")
     except MemoryError:
         raise
     except av.FFmpegError as error:
@@ -157,6 +157,8 @@ def _open(fd: int) -> "InputContainer":
 
 def _decode(fd: int, samples: _Samples) -> list[dict[str, Any]]:
     """Send everything that can be heard; return what could not be, as {start_samples, end_samples, reason}."""
+    import av
+
     with _open(fd) as container:
         if not container.streams.audio:
             raise _RefusalError("unsupported", f"it is a {container.format.long_name} file without an audio stream")
@@ -171,15 +173,34 @@ def _decode(fd: int, samples: _Samples) -> list[dict[str, Any]]:
         )
         gaps: list[dict[str, Any]] = []
         for frame in _frames(container, stream, samples, gaps):
-            samples.add(frame)
+            try:
+                samples.add(frame)
+            except av.FFmpegError as error:
+                raise _RefusalError("unsupported", f"its samples cannot be converted ({error.strerror})") from None
         samples.finish()
-        return [*gaps, *_missing_end(container, samples)]
+        return [*gaps, *_missing_end(container, samples, fd)]
 
 
-def _missing_end(container: "InputContainer", samples: _Samples) -> "Iterator[dict[str, Any]]":
+def _mp3_tells_its_length(fd: int) -> bool:
+    """Whether an MP3's first frame, behind the ID3v2 tag, is a Xing, Info or VBRI header with the number of frames."""
+    tag = os.pread(fd, 10, 0)
+    sizes = tag[6:] if tag.startswith(b"ID3") else b""
+    start = sum(size << shift for size, shift in zip(sizes, (21, 14, 7, 0), strict=False)) + (10 if sizes else 0)
+    first = os.pread(fd, 64, start)
+    return first.startswith(b"\xff") and any(name in first for name in (b"Xing", b"Info", b"VBRI"))
+
+
+def _missing_end(container: "InputContainer", samples: _Samples, fd: int) -> "Iterator[dict[str, Any]]":
     """A file that ends before its header says so was cut off, or broken beyond what the demuxer can find again."""
-    if container.duration and _KNOWS_ITS_LENGTH.intersection(container.format.name.split(",")):
-        expected = container.duration * SAMPLE_RATE_HZ // 1_000_000
+    known = _KNOWS_ITS_LENGTH.intersection(container.format.name.split(",")) or _mp3_tells_its_length(fd)
+    stream = container.streams.audio[0]
+    seconds = 0.0
+    if stream.duration and stream.time_base:
+        seconds = float(stream.duration * stream.time_base)
+    elif container.duration and len(container.streams) == 1:  # that of the picture may be longer
+        seconds = container.duration / 1_000_000
+    if known:
+        expected = int(seconds * SAMPLE_RATE_HZ)
         if expected - samples.count > _MISSING_SECONDS * SAMPLE_RATE_HZ:
             reason = "the file ends before its header says so"
             yield {"start_samples": samples.count, "end_samples": expected, "reason": reason}
@@ -239,7 +260,3 @@ def main() -> None:
         inside.send_json(b"E", {"kind": refusal.kind, "message": str(refusal)})
     except MemoryError:
         inside.send_json(b"E", {"kind": "memory", "message": f"needs more than data_limit_bytes={data_limit_bytes}"})
-
-
-if __name__ == "__main__":
-    main()

@@ -82,14 +82,17 @@ class SafeDownloader:
         self,
         url: str,
         *,
-        timeout_seconds: float | None = None,
+        queue_timeout_seconds: float | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> AsyncIterator[DownloadedFile]:
-        """Download `url`; the file lives as long as the block. The slot is given back before the block begins.
+        """`async with` this: download `url` to a file that lives as long as the block.
+
+        The slot is given back before the block begins. A server may take 10 s to be connected to, and be silent for
+        30 s at a time; for a limit on the whole use `anyio.fail_after`.
 
         Args:
             url: http or https.
-            timeout_seconds: how long to wait for a slot; None for as long as it takes.
+            queue_timeout_seconds: how long to wait for a slot; None for as long as it takes.
             on_progress: called with (bytes so far, announced bytes or None) after each MiB.
 
         Raises:
@@ -102,7 +105,7 @@ class SafeDownloader:
         """
         rules.check_url(url)
         with ExitStack() as opened:
-            async with self._reserve(timeout_seconds):
+            async with self._reserve(queue_timeout_seconds):
                 file = opened.enter_context(_Spooled(self.spool_dir, rules.shown(url), self.max_bytes))
                 downloaded = await self._download(url, file, on_progress or (lambda done, total: None))
             yield downloaded

@@ -124,7 +124,7 @@ def address_refusal(address: str, policy: UrlPolicy) -> str | None:
     if ip in _METADATA or _is_never(ip):
         return f"{address} is reserved, link-local or a metadata service"
     if _is_private(ip) and not policy.allow_private:
-        return f"{address} is a private address; UrlPolicy(allow_private=True) allows them"
+        return f"{address} is a private address; UrlPolicy(allow_private=True), or --allow-private, allows them"
     return None
 
 

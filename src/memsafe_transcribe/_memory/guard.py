@@ -67,6 +67,8 @@ class MemoryGuard:
                 limit_bytes = parse_size(text)
             except ValueError as error:
                 raise ValueError(f"MEMSAFE_LIMIT: {error}") from None
+        if limit_bytes is not None and not isinstance(limit_bytes, int):
+            raise TypeError(f"limit_bytes must be a whole number of bytes, such as 512 * MiB; got {limit_bytes!r}")
         if limit_bytes is not None and limit_bytes <= 0:
             raise ValueError(f"{self._limit_source} must be more than 0 bytes, got {limit_bytes}")
         self._limit_bytes = limit_bytes
@@ -124,9 +126,9 @@ class MemoryGuard:
         if not admitted and term.kind == "host" and upto > term.limit_bytes * self._thresholds.threshold_percent / 100:
             setting = "a host must keep max(512 MiB, 10 % of RAM) available"
         return MemoryPressureError(
-            f"{format_size(need_bytes)} more would not fit: {term.binding} uses {format_size(term.used_bytes)} of "
-            f"{format_size(term.limit_bytes)} and may be filled up to {format_size(upto)} ({setting}); "
-            f"raise the limit ({term.source}), or run less at once",
+            f"{format_size(need_bytes)} more would not fit: {format_size(term.used_bytes)} of "
+            f"{format_size(term.limit_bytes)} are used by {term.binding}, which may be filled up to "
+            f"{format_size(upto)} ({setting}); raise the limit ({term.source}), or run less at once",
             need_bytes=need_bytes,
             used_bytes=term.used_bytes,
             limit_bytes=term.limit_bytes,

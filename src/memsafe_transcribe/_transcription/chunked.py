@@ -2,28 +2,25 @@
 
 import os
 import stat
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
-from dataclasses import dataclass, replace
-from math import inf, isfinite
+from math import inf
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 
 from .._admission.controller import AdmissionController, Reservation, default_admission
 from .._audio.chunker import chunk_samples
-from .._audio.decoder import BYTES_PER_SECOND, SAMPLE_RATE_HZ, Decoder, open_decoder, peak_bytes
-from .._audio.encoding import wav
+from .._audio.decoder import SAMPLE_RATE_HZ, open_decoder, peak_bytes
 from .._download.downloader import SafeDownloader
 from .._errors import UnsupportedMediaError
 from .._memory.guard import POLL_SECONDS
 from .._memory.reading import resident_bytes
-from .protocol import AudioChunk, ChunkContext
-from .registry import Engine, EngineLike, resolve
-from .stitching import place
-from .transcript import Gap, Segment, Transcript
+from .protocol import ChunkContext
+from .registry import EngineLike, resolve
+from .stream import OnProgress, Progress, SegmentStream, remaining_seconds
+from .transcript import Segment, Transcript
 
 Source = str | os.PathLike[str]
 
@@ -31,94 +28,6 @@ _SAMPLE_BYTES = 2
 _CHUNK_COPIES = 4  # the decoder's buffer, the samples cut off it, the encoded file, and the engine's own
 _CEILING_WAIT_SECONDS = 60.0
 _CLOSE_SECONDS = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is.
-
-    Attributes:
-        phase: "waiting" for a slot and memory, "downloading", or "transcribing".
-        done: bytes downloaded, or seconds of audio transcribed.
-        total: how many there will be, as far as the server or the file's header says; None if they do not.
-    """
-
-    phase: Literal["waiting", "downloading", "transcribing"]
-    done: float = 0.0
-    total: float | None = None
-
-
-OnProgress = Callable[[Progress], None]
-
-
-class SegmentStream:
-    """Segments in order of time, made as they are asked for: nothing is decoded ahead of the reader.
-
-    Attributes:
-        language: what the caller said, or else the engine; None before the first chunk.
-        duration_seconds: the audio read so far; all of it once the iteration has ended.
-        gaps: what was found damaged; complete once the iteration has ended.
-    """
-
-    def __init__(
-        self, engine: Engine, decoder: Decoder, chunk_bytes: int, context: ChunkContext, on_chunk: Callable[..., Any]
-    ) -> None:
-        self.language = context.language
-        self.duration_seconds = 0.0
-        self.gaps: tuple[Gap, ...] = ()
-        self._engine = engine
-        self._decoder = decoder
-        self._chunk_bytes = chunk_bytes
-        self._context = context
-        self._on_chunk = on_chunk
-        self._ready: deque[Segment] = deque()
-        self._index = 0
-        self._closed = False
-        self._iterating = anyio.ResourceGuard("iterating over")
-
-    def __aiter__(self) -> "SegmentStream":
-        return self
-
-    async def __anext__(self) -> Segment:
-        with self._iterating:
-            while not self._ready:
-                if self._closed:
-                    raise RuntimeError("the block of stream() has ended; iterate inside it")
-                if not await self._next_chunk():
-                    raise StopAsyncIteration
-        return self._ready.popleft()
-
-    def close(self) -> None:
-        """Called when the block ends: there is nothing behind the stream any more."""
-        self._closed = True
-
-    async def _next_chunk(self) -> bool:
-        await self._on_chunk(self)
-        chunk = await self._read_chunk()
-        if chunk is None:
-            self.gaps = tuple(Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._decoder.gaps)
-            return False
-        remaining = _remaining_seconds()
-        context = replace(self._context, deadline_seconds=remaining if isfinite(remaining) else None)
-        result = await self._engine.transcribe(chunk, context)
-        self.language = self.language or result.language
-        self._ready.extend(place(chunk, result))
-        self._index += 1
-        self.duration_seconds = chunk.start_seconds + chunk.duration_seconds
-        return True
-
-    async def _read_chunk(self) -> AudioChunk | None:
-        samples = await self._decoder.read(self._chunk_bytes)
-        if not samples:
-            return None
-        return AudioChunk(
-            index=self._index,
-            start_seconds=self._index * self._chunk_bytes / BYTES_PER_SECOND,
-            duration_seconds=len(samples) / BYTES_PER_SECOND,
-            sample_rate_hz=SAMPLE_RATE_HZ,
-            format="wav",
-            data=wav(samples, SAMPLE_RATE_HZ),
-        )
 
 
 class ChunkedTranscriber:
@@ -135,10 +44,12 @@ class ChunkedTranscriber:
 
     Raises:
         TranscriberNotFoundError: no such engine.
+        TranscriberError: the engine cannot be used; the message says what it needs.
         ValueError, TypeError: for arguments that cannot work.
 
-    As an async context manager it keeps the engine open, with its memory charged, until the block ends. Without, the
-    engine is opened and closed by each call. Only an engine that was given by name is closed.
+    It belongs to the event loop that it is first used in. As an async context manager it keeps the engine open, with
+    its memory charged, until the block ends. Without, the engine is opened and closed by each call. Only an engine that
+    was given by name is closed.
     """
 
     def __init__(
@@ -152,8 +63,8 @@ class ChunkedTranscriber:
         max_audio_seconds: float = 86_400.0,
         queue_timeout_seconds: float | None = None,
     ) -> None:
-        if not max_audio_seconds > 0:
-            raise ValueError(f"max_audio_seconds must be more than 0, got {max_audio_seconds}")
+        if not 0 < max_audio_seconds < inf:
+            raise ValueError(f"max_audio_seconds must be more than 0 and finite, got {max_audio_seconds}")
         self._engine = resolve(engine, engine_options)
         capabilities = self._engine.capabilities
         self._chunk_bytes = _SAMPLE_BYTES * chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ)
@@ -200,7 +111,9 @@ class ChunkedTranscriber:
             TimeoutError: the deadline passed.
             ValueError: the engine does not know the language, or the string is no URL.
 
-        Cancellation: download, decoding process and reservation are gone when this returns.
+        Cancellation: download, decoding process and reservation are gone when this returns, and so is the text so far
+        (`stream` gives it out as it comes). A plain, not async, function as engine cannot be interrupted: cancellation
+        and deadline wait until it returns.
 
         Memory: that of `stream`, and about 200 bytes a word for the result.
         """
@@ -221,9 +134,11 @@ class ChunkedTranscriber:
         prompt: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> AsyncIterator[SegmentStream]:
-        """Transcribe chunk by chunk: `async with` it, then iterate over the segments.
+        """Transcribe chunk by chunk: `async with` this, then `async for` over the segments.
 
-        Arguments, errors and cancellation are those of `transcribe`. Leaving the block early stops the work.
+        A URL is downloaded whole before the block begins. The slot and the memory are held until the block ends, also
+        while its reader takes its time; leaving it early stops the work. Arguments, errors and cancellation are those
+        of `transcribe`; for a deadline use `anyio.fail_after`.
 
         Memory: flat in the length of the audio.
         """
@@ -250,7 +165,7 @@ class ChunkedTranscriber:
 
     async def _stay_below_ceiling(self) -> None:
         """Before each chunk: wait while memory is at the ceiling, until shortly before the deadline."""
-        patience = min(_CEILING_WAIT_SECONDS, _remaining_seconds() - POLL_SECONDS)
+        patience = min(_CEILING_WAIT_SECONDS, remaining_seconds() - POLL_SECONDS)
         await self._admission.guard.wait_until_ok(
             _CHUNK_COPIES * self._chunk_bytes, admitted=True, timeout_seconds=patience
         )
@@ -269,7 +184,7 @@ class ChunkedTranscriber:
             report(Progress("waiting"))
             async with self._downloader.fetch(
                 source,
-                timeout_seconds=self._queue_timeout_seconds,
+                queue_timeout_seconds=self._queue_timeout_seconds,
                 on_progress=lambda done, total: report(Progress("downloading", done, total)),
             ) as file:
                 yield file.fd, file.final_url
@@ -304,17 +219,13 @@ class ChunkedTranscriber:
             self._engine_users += 1
 
     async def _leave_engine(self) -> None:
-        """Close the engine and stop charging for it when its last user leaves."""
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            async with self._engine_lock:
-                self._engine_users -= 1
-                if self._engine_users == 0:
-                    self._engine_reservation = None
-                    async with self._engine_hold:  # given back even if the engine's closing fails
-                        await self._engine.aclose()
+        """Close the engine and stop charging for it when its last user leaves.
 
-
-def _remaining_seconds() -> float:
-    """Until the nearest deadline around this task; infinite without one."""
-    deadline = anyio.current_effective_deadline()
-    return inf if deadline == inf else deadline - anyio.current_time()
+        All that must happen happens before the first await: no shield holds against asyncio's own Task.cancel().
+        """
+        self._engine_users -= 1
+        if self._engine_users == 0:
+            hold, self._engine_hold, self._engine_reservation = self._engine_hold, AsyncExitStack(), None
+            async with hold:  # given back even if the engine's closing fails or is cancelled
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await self._engine.aclose()

@@ -39,10 +39,10 @@ class AudioChunk:
     Attributes:
         index: its number, from 0.
         start_seconds: where it begins in the whole.
-        duration_seconds: how long it is.
+        duration_seconds: how long it is. The last chunk can be as short as one sample.
         sample_rate_hz: 16 000.
         format: "wav".
-        data: the encoded file, about 32 kB per second.
+        data: the complete WAV file: a header of 44 bytes, then 32 000 bytes a second.
     """
 
     index: int

@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-import anyio
-
-from .._errors import TranscriberFailedError, TranscriberNotFoundError
+from .._errors import TranscriberError, TranscriberFailedError, TranscriberNotFoundError
 from .protocol import Answer, AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
+from .stitching import place
+from .threads import run_to_its_end
+from .transcript import Segment
 
 ENTRY_POINT_GROUP = "memsafe_transcribe.transcribers"
 
@@ -36,8 +37,10 @@ class Engine:
         self._transcriber = transcriber
         self._owned = owned
 
-    async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
-        """Ask the engine about one chunk. Sync methods run in a worker thread.
+    async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> tuple[list[Segment], str | None]:
+        """Ask the engine about one chunk: its segments on the clock of the whole, and its language.
+
+        Sync methods run in a worker thread.
 
         Raises:
             TranscriberFailedError: whatever the engine raised is its cause.
@@ -50,6 +53,7 @@ class Engine:
                 answer = ChunkResult(text=answer)
             if not isinstance(answer, ChunkResult):
                 raise TypeError(f"it returned {type(answer).__name__}, not str or ChunkResult")
+            return place(chunk, answer), answer.language
         except Exception as error:
             raise TranscriberFailedError(
                 f"engine {self.name!r} failed on chunk {chunk.index} (from {chunk.start_seconds:g} s): "
@@ -57,13 +61,13 @@ class Engine:
                 chunk_index=chunk.index,
                 start_seconds=chunk.start_seconds,
             ) from error
-        return answer
 
     async def _call(self, chunk: AudioChunk, context: ChunkContext) -> Any:
         method = self._transcriber.transcribe
         if inspect.iscoroutinefunction(method):
             return await method(chunk, context)
-        answer = await anyio.to_thread.run_sync(method, chunk, context)
+        # In a tuple, because trio takes a coroutine that comes out of a thread for a mistake.
+        (answer,) = await run_to_its_end(lambda: (method(chunk, context),))
         return await answer if inspect.isawaitable(answer) else answer
 
     async def aclose(self) -> None:
@@ -99,6 +103,7 @@ def resolve(engine: EngineLike, options: Mapping[str, Any] | None) -> Engine:
 
     Raises:
         TranscriberNotFoundError: no plugin of that name is installed, or it cannot be imported.
+        TranscriberError: it cannot be used: something it needs is missing, or the options are not its own.
         TypeError: it is none of the three, or options came with something that is made already.
     """
     if isinstance(engine, str):
@@ -128,18 +133,29 @@ def _named(name: str, options: dict[str, Any]) -> Engine:
         raise TranscriberNotFoundError(
             f"engine {name!r} is installed, but cannot be imported: {error}", name=name, available=tuple(points)
         ) from error
+    except Exception as error:
+        raise _unusable(name, "loaded", error) from error
     if isinstance(plugin, type):
-        return Engine(name, plugin(**options), owned=True)
+        try:
+            return Engine(name, plugin(**options), owned=True)
+        except TranscriberError:
+            raise
+        except Exception as error:
+            raise _unusable(name, f"made with engine_options={options}", error) from error
     if options:
         raise TypeError(f"engine {name!r} is no class and takes no engine_options, got {sorted(options)}")
     return Engine(name, plugin if isinstance(plugin, Transcriber) else _Function(plugin), owned=False)
+
+
+def _unusable(name: str, what: str, error: Exception) -> TranscriberError:
+    return TranscriberError(f"engine {name!r} cannot be {what}: {type(error).__name__}: {error}")
 
 
 def missing(point: EntryPoint) -> str | None:
     """What keeps an installed engine from being used, for people; None if nothing does. Imports it."""
     try:
         plugin = point.load()
-    except ImportError as error:
-        return str(error)
+    except Exception as error:  # a plugin's module may do anything when it is imported
+        return f"it cannot be loaded: {type(error).__name__}: {error}"
     check: Callable[[], str | None] = getattr(plugin, "missing", lambda: None)
     return check()

@@ -30,7 +30,7 @@ class Segment:
         text: without surrounding white space.
         start_seconds: from the start of the audio (inside a `ChunkResult`: of the chunk).
         end_seconds: the same.
-        trusted: False where the times are only those of the whole chunk.
+        trusted: False where the times are only those of the whole chunk, or had to be corrected.
         words: the words with their times, if the engine gave any.
     """
 
@@ -43,7 +43,10 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Audio that is missing from the transcript. Where nobody can tell how much, the end is the start."""
+    """Audio that is missing from the transcript.
+
+    Where nobody can tell how much, the end is the start, and later times are early by what was lost.
+    """
 
     start_seconds: float
     end_seconds: float

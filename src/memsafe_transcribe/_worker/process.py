@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import warnings
+import weakref
 from collections import deque
 from pathlib import Path
 from types import TracebackType
@@ -17,12 +18,18 @@ from .frames import FrameReader, header
 _READ_BYTES = 1 << 16
 _REAP_SECONDS = 5.0
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+_PATH = "MEMSAFE_WORKER_PATH"
+_START = f"import os, sys; sys.path += os.environ[{_PATH!r}].split(os.pathsep); " + (
+    "from memsafe_transcribe.{0} import main; main()"
+)
+_living: "weakref.WeakSet[WorkerProcess]" = weakref.WeakSet()
 # What an interpreter may need to start. Nothing else of the host's environment reaches a worker: keys live there.
 _PASSED_ON = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
 class WorkerProcess:
-    """One worker: `python -m memsafe_transcribe.MODULE LIFELINE ARGUMENTS...`, started at once.
+    """One worker: the function `main` of memsafe_transcribe.MODULE, with the lifeline's descriptor and `arguments` in
+    its `sys.argv`, in a Python of its own that is started at once.
 
     Starting blocks for about a millisecond and cannot be cancelled half-way, so there is no moment at which a child
     runs that nobody owns. The pipes hold 64 KiB each: a worker that is not listened to waits.
@@ -31,11 +38,13 @@ class WorkerProcess:
     """
 
     def __init__(self, module: str, *arguments: int | str, pass_fds: tuple[int, ...] = ()) -> None:
+        if _PATH in os.environ:
+            raise RuntimeError("a worker started another: something that it imports runs the library")
         lifeline, lifeline_writer = os.pipe()
         self._lifeline: IO[bytes] = open(lifeline_writer, "wb", buffering=0)  # noqa: SIM115
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-S", "-P", "-m", f"memsafe_transcribe.{module}", str(lifeline), *map(str, arguments)],
+                [sys.executable, "-S", "-P", "-c", _START.format(module), str(lifeline), *map(str, arguments)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -56,6 +65,7 @@ class WorkerProcess:
         self._reader = FrameReader()
         self._frames: deque[tuple[bytes, bytes]] = deque()
         self._last_words = b""
+        _living.add(self)
         self._reaping = anyio.Lock()
 
     @property
@@ -104,30 +114,43 @@ class WorkerProcess:
         return f"{reason}: {lines[-1]}" if lines else reason
 
     async def _kill_and_reap(self) -> None:
-        """Kill and wait, shielded and timed. The child's end of stderr closes as it dies, so no thread need wait.
+        """Kill at once, then wait, shielded and timed. The child's stderr closes as it dies, so no thread need wait.
 
         Not stdout: another task may be reading there at this moment.
         """
-        with anyio.CancelScope(shield=True), anyio.move_on_after(_REAP_SECONDS):
-            async with self._reaping:
-                if self._process.returncode is not None:
-                    return
-                self._process.kill()
-                while data := await _read_some(self._stderr):
-                    self._last_words = (self._last_words + data)[-_READ_BYTES:]
-                self._process.wait()
-                return
-        warnings.warn(f"worker {self.pid} did not die within {_REAP_SECONDS:g} s", ResourceWarning, stacklevel=2)
+        if self._process.returncode is not None:
+            return
+        self._process.kill()
+        try:
+            with anyio.move_on_after(_REAP_SECONDS, shield=True):
+                async with self._reaping:
+                    while data := await _read_some(self._stderr):
+                        self._last_words = (self._last_words + data)[-_READ_BYTES:]
+        finally:
+            # No shield holds against asyncio's own Task.cancel(). What is killed ends in milliseconds: wait here.
+            try:
+                self._process.wait(_REAP_SECONDS)
+            except subprocess.TimeoutExpired:
+                warnings.warn(f"worker {self.pid} did not die", ResourceWarning, stacklevel=2)
 
     async def aclose(self) -> None:
         """Kill the child, reap it, and close every pipe. A task that still reads gets a `ClosedResourceError`."""
         try:
             await self._kill_and_reap()
         finally:
+            _living.discard(self)
             for pipe in (self._lifeline, self._stdin, self._stdout, self._stderr):
                 if not pipe.closed:
                     anyio.notify_closing(pipe)
                     pipe.close()
+
+    def forget(self) -> None:
+        """In a fork of this process: let go of the child, which is not ours. With the lifeline held open by a fork, it
+        would outlive its parent.
+        """
+        self._process.returncode = 0  # whatever runs on in the fork must neither kill nor await it
+        for pipe in (self._lifeline, self._stdin, self._stdout, self._stderr):
+            pipe.close()
 
     async def __aenter__(self) -> "WorkerProcess":
         return self
@@ -148,7 +171,21 @@ async def _read_some(pipe: IO[bytes]) -> bytes:
 
 
 def _environment() -> dict[str, str]:
-    """The worker finds packages where this process does, without running `site` and its .pth files again."""
+    """The worker finds packages where this process does, without running `site` and its .pth files again.
+
+    Not by PYTHONPATH, which goes before the standard library: a script's neighbour called wave.py would be imported
+    instead, and a script of that name would run itself, and the library, in each worker. The script's folder is last.
+    """
     passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    path = os.pathsep.join([_PACKAGE_PARENT, *filter(None, sys.path)])
-    return {**passed_on, "PYTHONPATH": path, "PYTHONUTF8": "1"}
+    script = os.path.dirname(os.path.abspath(getattr(sys.modules.get("__main__"), "__file__", None) or "/"))
+    path = sorted(filter(None, sys.path), key=lambda folder: os.path.abspath(folder) == script)
+    return {**passed_on, _PATH: os.pathsep.join([*path, _PACKAGE_PARENT]), "PYTHONUTF8": "1"}
+
+
+def _forget_all() -> None:
+    for worker in list(_living):
+        worker.forget()
+    _living.clear()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -41,7 +41,3 @@ def main() -> None:
             if not segment.word.startswith(("<", "["))
         ]
         inside.send(b"T", json.dumps(words).encode())
-
-
-if __name__ == "__main__":
-    main()

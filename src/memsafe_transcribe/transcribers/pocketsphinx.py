@@ -36,12 +36,12 @@ class PocketsphinxTranscriber:
 
     @staticmethod
     def missing() -> str | None:
-        """What has to be installed first; None if nothing has."""
+        """What keeps it from being used; None if nothing does."""
         if importlib.util.find_spec("pocketsphinx") is not None:
             return None
         if sys.version_info >= (3, 14):
             return "pocketsphinx has no wheel for this Python; use 3.11, 3.12 or 3.13"
-        return "pip install 'memsafe-transcribe[offline]'"
+        return "pocketsphinx is not installed: pip install 'memsafe-transcribe[offline]'"
 
     async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
         """Recognize one chunk."""
