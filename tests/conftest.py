@@ -35,6 +35,7 @@ def open_descriptors() -> dict[int, str]:
 @pytest.fixture(params=["asyncio", "trio"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Run an async function to its end; then no descriptor and no child process may be left of it."""
+    server = request.getfixturevalue("server") if "server" in request.fixturenames else None
 
     def run(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         gc.collect()
@@ -42,6 +43,8 @@ def run(request: pytest.FixtureRequest) -> Run:
         try:
             return anyio.run(function, *arguments, backend=request.param)
         finally:
+            if server is not None:
+                server.wait_until_idle()
             gc.collect()
             assert open_descriptors() == before
             assert psutil.Process().children() == []

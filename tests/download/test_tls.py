@@ -16,7 +16,6 @@ import memsafe_transcribe as mt
 
 from ..conftest import Run
 from ..support.server import Exchange, Server
-from .conftest import CountedServer
 from .test_downloader import ANY, fetched, refusal
 from .test_hosts import Names, names
 
@@ -46,7 +45,7 @@ def server(certificate: Path) -> Iterator[Server]:
     """A server that speaks TLS."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
-    with CountedServer(tls) as server:
+    with Server(tls) as server:
         yield server
 
 
@@ -80,7 +79,7 @@ def test_a_certificate_that_is_not_trusted_is_a_connection_error(run: Run, serve
     assert server.requests == []
 
 
-class PlainServer(CountedServer):
+class PlainServer(Server):
     """Answers in plain text, whatever it is told."""
 
     def _handle(self, handler: socketserver.StreamRequestHandler) -> None:

@@ -58,6 +58,8 @@ class Server:
         self.routes: dict[str, Handler] = {}
         self.requests: list[Exchange] = []
         self._arrived = threading.Condition()
+        self._open: set[int] = set()
+        self._closed = threading.Condition()
         server = self
 
         class RequestHandler(socketserver.StreamRequestHandler):
@@ -69,10 +71,18 @@ class Server:
             block_on_close = True
 
             def get_request(self) -> tuple[socket.socket, Any]:
-                connection, address = super().get_request()
-                if tls is not None:  # the handshake waits for the connection's own thread
-                    connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-                return connection, address
+                with server._closed:
+                    connection, address = super().get_request()
+                    if tls is not None:  # the handshake waits for the connection's own thread
+                        connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                    server._open.add(id(connection))
+                    return connection, address
+
+            def close_request(self, request: Any) -> None:
+                with server._closed:
+                    super().close_request(request)
+                    server._open.discard(id(request))
+                    server._closed.notify_all()
 
         self._tcp = TcpServer(("127.0.0.1", 0), RequestHandler)
         self._scheme = "http" if tls is None else "https"
@@ -86,6 +96,11 @@ class Server:
         """Block until so many requests have come."""
         with self._arrived:
             assert self._arrived.wait_for(lambda: len(self.requests) >= count, _WAIT_SECONDS)
+
+    def wait_until_idle(self) -> None:
+        """Block until every connection is closed on this side, too: a moment after the client hung up."""
+        with self._closed:
+            assert self._closed.wait_for(lambda: not self._open, _WAIT_SECONDS), "the client has not hung up"
 
     def _handle(self, handler: socketserver.StreamRequestHandler) -> None:
         try:
