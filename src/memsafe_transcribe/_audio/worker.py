@@ -148,7 +148,10 @@ def _open(fd: int) -> "InputContainer":
     import av
 
     try:
-        return av.open(_File(fd), "r", container_options=_OPTIONS, metadata_errors="replace")
+        # Before version 19, PyAV fails over tags that are no UTF-8 unless it is told otherwise; now it cannot be told.
+        tags: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
+        container: InputContainer = av.open(_File(fd), "r", container_options=_OPTIONS, **tags)
+        return container
     except MemoryError:
         raise
     except av.FFmpegError as error:
