@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,14 +12,25 @@ import psutil
 import pytest
 from hypothesis import settings
 
+import memsafe_transcribe as mt
+
 from .support.server import Server
+from .support.steps import steps_run
 
 T = TypeVar("T")
 Run = Callable[..., Any]
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
-settings.load_profile("ci" if os.environ.get("CI") else "default")
+settings.register_profile("long", deadline=None, print_blob=True, max_examples=1000, stateful_step_count=100)
+settings.load_profile(os.environ.get("MEMSAFE_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many steps the state machines ran: the long profile has to run many."""
+    if steps_run:
+        each = ", ".join(f"{name} {count:,}" for name, count in sorted(steps_run.items()))
+        terminalreporter.write_line(f"steps of state machines: {steps_run.total():,} ({each})")
 
 
 def open_descriptors() -> dict[int, str]:
@@ -32,12 +44,23 @@ def open_descriptors() -> dict[int, str]:
     return found
 
 
+@pytest.fixture(autouse=True)
+def ledger_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where each test, and the processes that it starts, have a container's ledger of their own."""
+    folder = tmp_path_factory.mktemp("ledgers")
+    monkeypatch.setenv("MEMSAFE_LEDGER_DIR", str(folder))
+    return folder
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Run an async function to its end; then no descriptor and no child process may be left of it."""
     server = request.getfixturevalue("server") if "server" in request.fixturenames else None
 
     def run(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        mt.MemoryGuard(limit_bytes=1).snapshot()  # opens what the process's one reader keeps open
+        with suppress(mt.AdmissionError):  # and this what the default controller does: the container's ledger
+            mt.default_admission().reserve_nowait(0, slot=False).release()
         gc.collect()
         before = open_descriptors()
         try:

@@ -24,6 +24,7 @@ ARROWS = {
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
 }
 PURE = {
+    "_admission/estimates.py",
     "_admission/ledger.py",
     "_audio/chunker.py",
     "_audio/encoding.py",

@@ -9,13 +9,14 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._admission.controller import (
         AdmissionController as AdmissionController,
         AdmissionStatistics as AdmissionStatistics,
-        Reservation as Reservation,
         default_admission as default_admission,
     )
+    from ._admission.reservation import Reservation as Reservation
     from ._download.downloader import DownloadedFile as DownloadedFile, SafeDownloader as SafeDownloader
     from ._download.policy import UrlPolicy as UrlPolicy
     from ._errors import (
         AdmissionError as AdmissionError,
+        AdmissionRejectedError as AdmissionRejectedError,
         AdmissionTimeoutError as AdmissionTimeoutError,
         AudioDecodeError as AudioDecodeError,
         AudioLimitError as AudioLimitError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         HTTPStatusError as HTTPStatusError,
         MemoryPressureError as MemoryPressureError,
         MemsafeError as MemsafeError,
+        NestedReservationError as NestedReservationError,
         ReservationTooLargeError as ReservationTooLargeError,
         SpoolError as SpoolError,
         TranscriberError as TranscriberError,
@@ -37,11 +39,9 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         UnsupportedMediaError as UnsupportedMediaError,
         UrlBlockedError as UrlBlockedError,
     )
-    from ._memory.guard import (
-        MemoryGuard as MemoryGuard,
-        MemorySnapshot as MemorySnapshot,
-        default_guard as default_guard,
-    )
+    from ._memory.decorator import memory_guard as memory_guard
+    from ._memory.guard import MemoryGuard as MemoryGuard, default_guard as default_guard
+    from ._memory.judging import MemorySnapshot as MemorySnapshot
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
     from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
     from ._transcription.protocol import (
@@ -57,14 +57,18 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._version import __version__ as __version__
 
 _WHERE = {
-    "_admission.controller": "AdmissionController AdmissionStatistics Reservation default_admission",
+    "_admission.controller": "AdmissionController AdmissionStatistics default_admission",
+    "_admission.reservation": "Reservation",
     "_download.downloader": "DownloadedFile SafeDownloader",
     "_download.policy": "UrlPolicy",
-    "_errors": """AdmissionError AdmissionTimeoutError AudioDecodeError AudioLimitError DecoderCrashedError
-        DownloadConnectionError DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError
-        HTTPStatusError MemoryPressureError MemsafeError ReservationTooLargeError SpoolError TranscriberError
-        TranscriberFailedError TranscriberNotFoundError TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
-    "_memory.guard": "MemoryGuard MemorySnapshot default_guard",
+    "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
+        DecoderCrashedError DownloadConnectionError DownloadError DownloadProtocolError DownloadTimeoutError
+        DownloadTooLargeError HTTPStatusError MemoryPressureError MemsafeError NestedReservationError
+        ReservationTooLargeError SpoolError TranscriberError TranscriberFailedError TranscriberNotFoundError
+        TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
+    "_memory.decorator": "memory_guard",
+    "_memory.guard": "MemoryGuard default_guard",
+    "_memory.judging": "MemorySnapshot",
     "_memory.pressure": "MemoryLevel MemoryRoom",
     "_transcription.chunked": "ChunkedTranscriber",
     "_transcription.stream": "Progress SegmentStream",

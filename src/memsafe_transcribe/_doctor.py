@@ -7,10 +7,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from ._admission.controller import default_admission
 from ._audio.decoder import SAMPLE_RATE_HZ, open_decoder
 from ._audio.encoding import wav
 from ._download.spool import default_spool_dir
 from ._errors import AudioDecodeError
+from ._memory.cleanup import allocator
 from ._memory.guard import default_guard
 from ._memory.reading import filesystem_type
 from ._transcription.registry import installed, missing
@@ -37,7 +39,9 @@ def _memory() -> Iterator[str]:
     now, room = guard.snapshot(), guard.room()
     yield f"memory   limit {format_size(now.limit_bytes)}, bound by {now.binding} (read from {now.source})"
     yield f"         used {format_size(now.used_bytes)}, {now.percent:.1f} %, level {now.level.name}"
-    yield f"         room for {format_size(room.new_work_bytes)} of new work"
+    yield f"         room for {format_size(room.new_work_bytes)} of new work; allocator {allocator()}"
+    now_admitted = default_admission().statistics()
+    yield f"slots    {now_admitted.max_concurrent}, {now_admitted.others_active} taken; {now_admitted.scope}"
 
 
 def _spool() -> Iterator[str]:

@@ -4,7 +4,9 @@
       MemoryPressureError (MemoryError)        a step would pass the memory limit
       AdmissionError
         ReservationTooLargeError               needs more than the limit can ever give
+        AdmissionRejectedError                 does not fit now, and may not wait
         AdmissionTimeoutError (TimeoutError)   did not get its turn in time
+        NestedReservationError                 would wait for what its own task holds
       DownloadError
         DownloadTooLargeError                  more bytes than the cap
         UrlBlockedError                        scheme, host or address that the policy refuses
@@ -30,6 +32,7 @@ from typing import Any
 
 __all__ = [
     "AdmissionError",
+    "AdmissionRejectedError",
     "AdmissionTimeoutError",
     "AudioDecodeError",
     "AudioLimitError",
@@ -42,6 +45,7 @@ __all__ = [
     "HTTPStatusError",
     "MemoryPressureError",
     "MemsafeError",
+    "NestedReservationError",
     "ReservationTooLargeError",
     "SpoolError",
     "TranscriberError",
@@ -92,10 +96,24 @@ class ReservationTooLargeError(AdmissionError):
     ceiling_bytes: int
 
 
+class AdmissionRejectedError(AdmissionError):
+    """It does not fit now, and was not to wait, or too many wait already."""
+
+    waiting: int
+    retry_after_seconds: float
+
+
 class AdmissionTimeoutError(AdmissionError, TimeoutError):
     """No slot or not enough memory came free within the time."""
 
     timeout_seconds: float
+
+
+class NestedReservationError(AdmissionError):
+    """It would wait for what its own task holds, or cannot be carved out of it."""
+
+    held_bytes: int
+    left_bytes: int
 
 
 class DownloadError(MemsafeError):

@@ -5,29 +5,30 @@ import pytest
 from anyio.abc import TaskGroup
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._admission import controller
-from memsafe_transcribe._memory import reading
-from memsafe_transcribe._memory.pressure import Reading, Term
+from memsafe_transcribe._admission import acquiring
+from memsafe_transcribe._memory.pressure import Term
 
 from ..conftest import Run
-from .room import ToldGuard, in_time, settle, start
+from ..support.memory import tell
+from .room import NOTHING, ToldGuard, holds, in_time, settle, start, told
 
 
 def test_timeout_for_want_of_a_slot(run: Run) -> None:
     """The error carries the figures and says that the slots were taken; its place in the queue is free again."""
-    admission = mt.AdmissionController(guard=ToldGuard(100), max_concurrent=1)
+    admission = told(100, max_concurrent=1)
+    hold = admission.reserve_nowait(1)
 
     async def test(tasks: TaskGroup) -> None:
-        async with admission.reserve(1):
-            with pytest.raises(mt.AdmissionTimeoutError) as caught:
-                async with admission.reserve(7, timeout_seconds=0.07):
-                    pass
+        with pytest.raises(mt.AdmissionTimeoutError) as caught:
+            async with admission.reserve(7, timeout_seconds=0.07):
+                pass
         assert (caught.value.need_bytes, caught.value.timeout_seconds) == (7, 0.07)
         assert str(caught.value) == (
-            "no turn for 7 B within timeout_seconds=0.07: 1 of 1 slots (max_concurrent) are taken, 1 waiting"
+            "no turn for 7 B within 0.07 s (timeout_seconds): 1 of 1 slots (max_concurrent) are taken, 1 waiting"
         )
 
     in_time(run, test)
+    hold.release()
     statistics = admission.statistics()
     assert (statistics.rejected, statistics.granted, statistics.waiting) == (1, 1, 0)
 
@@ -35,16 +36,17 @@ def test_timeout_for_want_of_a_slot(run: Run) -> None:
 def test_timeout_for_want_of_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names what is promised to others, the limit that is in the way, and the setting that decided."""
     group = Term("limit", "cgroup v2 /app", "/sys/fs/cgroup/app/memory.max", 1000 * mt.MiB, 500 * mt.MiB, 0)
-    monkeypatch.setattr(reading, "read", lambda *_: Reading((group,), 0))
-    admission = mt.AdmissionController(guard=mt.MemoryGuard())
+    tell(monkeypatch, group)
+    admission = mt.AdmissionController(guard=mt.MemoryGuard(), scope="process")
 
     async def test(tasks: TaskGroup) -> None:
-        async with admission.reserve(60 * mt.MiB, timeout_seconds=0):
-            with pytest.raises(mt.AdmissionTimeoutError) as caught:
-                async with admission.reserve(70 * mt.MiB, timeout_seconds=0):
-                    pass
+        hold = admission.reserve_nowait(60 * mt.MiB)
+        with pytest.raises(mt.AdmissionTimeoutError) as caught:
+            async with admission.reserve(70 * mt.MiB, timeout_seconds=0):
+                pass
+        hold.release()
         assert str(caught.value) == (
-            "no turn for 70.0 MiB within timeout_seconds=0: 1 of 3 slots (max_concurrent) are taken, 1 waiting; "
+            "no turn for 70.0 MiB within 0 s (timeout_seconds): 1 of 3 slots (max_concurrent) are taken, 1 waiting; "
             "60.0 MiB are promised to others, and with them 130.0 MiB more would not fit: 500.0 MiB of "
             "1000.0 MiB are used by cgroup v2 /app, which may be filled up to 600.0 MiB (threshold_percent=60); raise "
             "the limit (/sys/fs/cgroup/app/memory.max), or run less at once"
@@ -57,8 +59,8 @@ def test_timeout_for_want_of_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -
 
 def test_one_that_waits_alone_does_not_wait_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """With nothing running that could make room by ending, it gives up after a bounded time and says why."""
-    monkeypatch.setattr(controller, "ALONE_SECONDS", 0.2)
-    admission = mt.AdmissionController(guard=ToldGuard(5))
+    monkeypatch.setattr(acquiring, "ALONE_SECONDS", 0.2)
+    admission = told(5)
 
     async def test(tasks: TaskGroup) -> None:
         with pytest.raises(mt.AdmissionTimeoutError, match=r"0 of 3 slots .* are taken, 1 waiting"):
@@ -71,7 +73,7 @@ def test_one_that_waits_alone_does_not_wait_for_ever(run: Run, monkeypatch: pyte
 
 def test_too_large_is_refused_at_once(run: Run) -> None:
     """What could not fit even alone never waits, however full or empty memory is now."""
-    admission = mt.AdmissionController(guard=ToldGuard(-500, largest=1000))
+    admission = told(-500, largest=1000)
 
     async def test(tasks: TaskGroup) -> None:
         with pytest.raises(mt.ReservationTooLargeError, match="can never fit") as caught:
@@ -90,8 +92,8 @@ def test_too_large_names_the_limit_that_is_too_low(run: Run, monkeypatch: pytest
     """Not the fullest limit is to blame for what can never fit, but the lowest."""
     group = Term("limit", "cgroup v2 /app", "/sys/fs/cgroup/app/memory.max", 2**30, 0, 0)
     host = Term("host", "host", "psutil", 24 * 2**30, 24 * 2**30 - mt.MiB, 0)
-    monkeypatch.setattr(reading, "read", lambda *_: Reading((host, group), 0))
-    admission = mt.AdmissionController(guard=mt.MemoryGuard())
+    tell(monkeypatch, host, group)
+    admission = mt.AdmissionController(guard=mt.MemoryGuard(), scope="process")
 
     async def test(tasks: TaskGroup) -> None:
         with pytest.raises(mt.ReservationTooLargeError, match=r"921\.6 MiB of 1\.0 GiB .*cgroup v2 /app") as caught:
@@ -105,20 +107,17 @@ def test_too_large_names_the_limit_that_is_too_low(run: Run, monkeypatch: pytest
 @pytest.mark.parametrize("slot", [True, False])
 def test_one_job_is_let_in_past_the_threshold(run: Run, slot: bool) -> None:
     """With no slot taken, one job may go up to the ceiling, also beside a resident model; a second one may not."""
-    admission = mt.AdmissionController(guard=ToldGuard(0, admitted=100))
+    admission = told(0, admitted=100)
 
     async def test(tasks: TaskGroup) -> None:
-        async with admission.reserve(20, timeout_seconds=0, slot=slot):
-            if slot:
-                with pytest.raises(mt.AdmissionTimeoutError):
-                    async with admission.reserve(1, timeout_seconds=0):
-                        pass
-            else:
-                with pytest.raises(mt.AdmissionTimeoutError):
-                    async with admission.reserve(81, timeout_seconds=0):
-                        pass
-                async with admission.reserve(80, timeout_seconds=0):
-                    assert (admission.statistics().active, admission.statistics().reserved_bytes) == (1, 100)
+        hold = admission.reserve_nowait(20, slot=slot)
+        with pytest.raises(mt.AdmissionTimeoutError):
+            async with admission.reserve(1 if slot else 81, timeout_seconds=0):
+                pass
+        if not slot:
+            async with admission.reserve(80, timeout_seconds=0):
+                assert holds(admission) == (1, 0, 100)
+        hold.release()
 
     in_time(run, test)
 
@@ -126,16 +125,15 @@ def test_one_job_is_let_in_past_the_threshold(run: Run, slot: bool) -> None:
 def test_promised_memory_is_not_given_twice_until_it_is_used(run: Run) -> None:
     """A promise counts in full before it is used; what is marked as used is in the readings already."""
     guard = ToldGuard(100)
-    admission = mt.AdmissionController(guard=guard)
+    admission = mt.AdmissionController(guard=guard, scope="process")
 
     async def test(tasks: TaskGroup) -> None:
         async with admission.reserve(60) as holder:
             assert holder.need_bytes == 60
             guard.say(40)  # the holder has taken its 60
             assert admission.statistics().budget_bytes == 0
-            with pytest.raises(mt.AdmissionTimeoutError):
-                async with admission.reserve(40, timeout_seconds=0):
-                    pass
+            with pytest.raises(mt.AdmissionRejectedError):
+                admission.reserve_nowait(40)
             holder.mark_used(50)
             assert admission.statistics().budget_bytes == 30
             (waiting,) = await start(tasks, admission, 40)
@@ -150,7 +148,7 @@ def test_promised_memory_is_not_given_twice_until_it_is_used(run: Run) -> None:
 def test_memory_freed_by_others_lets_the_head_in(run: Run) -> None:
     """Nobody tells when another program frees memory: the head finds out by itself, without any release."""
     guard = ToldGuard(-10)
-    admission = mt.AdmissionController(guard=guard)
+    admission = mt.AdmissionController(guard=guard, scope="process")
 
     async def test(tasks: TaskGroup) -> None:
         (worker,) = await start(tasks, admission, 50)
@@ -166,7 +164,7 @@ def test_memory_freed_by_others_lets_the_head_in(run: Run) -> None:
 def test_whoever_becomes_the_head_begins_to_look(run: Run, how: str) -> None:
     """However the head before it went, the next one looks at memory from then on."""
     guard = ToldGuard(-10)
-    admission = mt.AdmissionController(guard=guard)
+    admission = mt.AdmissionController(guard=guard, scope="process")
 
     async def test(tasks: TaskGroup) -> None:
         if how == "timed out":
@@ -197,3 +195,44 @@ def test_whoever_becomes_the_head_begins_to_look(run: Run, how: str) -> None:
     timed_out = anyio.Event()
     in_time(run, test)
     assert admission.statistics().active == 0
+
+
+def test_the_cheaper_reading_is_enough_where_it_lets_in(run: Run) -> None:
+    """The exact one is asked only where the cheaper one, which never says more than there is, would refuse."""
+
+    class TwoReadings(ToldGuard):
+        def room(self, *, exact: bool = True) -> mt.MemoryRoom:
+            asked.append(exact)
+            return super().room() if exact else super().room()._replace(new_work_bytes=50, admitted_work_bytes=50)
+
+    asked: list[bool] = []
+    admission = mt.AdmissionController(guard=TwoReadings(100), scope="process")
+
+    async def test(tasks: TaskGroup) -> None:
+        async with admission.reserve(50):
+            assert asked == [False]
+            asked.clear()
+            admission.reserve_nowait(50).release()
+            assert asked == [False, True]
+            (waiting,) = await start(tasks, admission, 60)
+            asked.clear()
+        await waiting.is_in.wait()
+        assert asked[:2] == [False, True]
+        await waiting.end()
+
+    in_time(run, test)
+    assert holds(admission) == NOTHING
+
+
+def test_a_full_house_is_refused_without_reading_memory_exactly() -> None:
+    """Where no slot is free, the costly reading cannot change anything."""
+
+    class NeverExact(ToldGuard):
+        def room(self, *, exact: bool = True) -> mt.MemoryRoom:
+            assert not exact
+            return super().room()
+
+    admission = mt.AdmissionController(guard=NeverExact(100), scope="process", max_concurrent=1)
+    with admission.reserve_nowait(1):
+        with pytest.raises(mt.AdmissionRejectedError):
+            admission.reserve_nowait(1)

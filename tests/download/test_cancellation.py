@@ -46,7 +46,7 @@ def cancelled(run: Run, spool_dir: Path, url: str, when: Callable[[anyio.Event],
     """Start a download, cancel it at a moment (told: that a MiB is written), and see that its slot is free."""
 
     async def main() -> None:
-        admission = mt.AdmissionController(max_concurrent=1)
+        admission = mt.AdmissionController(max_concurrent=1, scope="process")
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
         written = anyio.Event()
 
@@ -96,20 +96,21 @@ def test_cancelled_while_waiting_for_a_slot(run: Run, server: Server, spool_dir:
     """No request is sent, and the place in the queue is given up."""
 
     async def main() -> None:
-        admission = mt.AdmissionController(max_concurrent=1)
+        admission = mt.AdmissionController(max_concurrent=1, scope="process")
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
 
         async def download() -> None:
             async with downloader.fetch(server.url("/")):
                 pytest.fail("the file was handed out")
 
-        async with admission.reserve(1):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(download)
-                await anyio.wait_all_tasks_blocked()
-                assert admission.statistics().waiting == 1
-                tasks.cancel_scope.cancel()
-            assert (admission.statistics().active, admission.statistics().waiting) == (1, 0)
+        held = admission.reserve_nowait(1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(download)
+            await anyio.wait_all_tasks_blocked()
+            assert admission.statistics().waiting == 1
+            tasks.cancel_scope.cancel()
+        assert (admission.statistics().active, admission.statistics().waiting) == (1, 0)
+        held.release()
         assert admission.statistics().active == 0
 
     run(main)

@@ -42,7 +42,7 @@ def test_the_slot_is_free_inside_the_block(run: Run, server: Server, spool_dir: 
     server.routes["/"] = lambda exchange: exchange.answer(b"x")
 
     async def main() -> None:
-        admission = mt.AdmissionController(max_concurrent=1)
+        admission = mt.AdmissionController(max_concurrent=1, scope="process")
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
         async with AsyncExitStack() as files:
             for _ in range(3):
@@ -57,12 +57,13 @@ def test_no_slot_in_time(run: Run, server: Server, spool_dir: Path) -> None:
     """The admission controller's error comes through, and no request is sent."""
 
     async def main() -> None:
-        admission = mt.AdmissionController(max_concurrent=1)
+        admission = mt.AdmissionController(max_concurrent=1, scope="process")
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
-        async with admission.reserve(1):
-            with pytest.raises(mt.AdmissionTimeoutError):
-                async with downloader.fetch(server.url("/"), queue_timeout_seconds=0):
-                    pytest.fail("the file was handed out")
+        held = admission.reserve_nowait(1)
+        with pytest.raises(mt.AdmissionTimeoutError):
+            async with downloader.fetch(server.url("/"), queue_timeout_seconds=0):
+                pytest.fail("the file was handed out")
+        held.release()
 
     run(main)
     assert server.requests == []
@@ -74,7 +75,7 @@ def test_the_file_is_gone_however_the_block_ends(run: Run, server: Server, spool
     server.routes["/"] = lambda exchange: exchange.answer(b"x")
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
         paths = []
         with suppress(LookupError), anyio.CancelScope() as scope:
@@ -103,7 +104,7 @@ def test_an_exception_in_the_callback_ends_the_download(
         raise error
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
         with pytest.raises(type(error), match="mine") as caught:
             async with downloader.fetch(server.url("/"), on_progress=broken):

@@ -93,7 +93,7 @@ def redirect_then_body(exchange: Exchange) -> None:
 
 async def cancelled_at(at: range, cancel: Cancel, server: Server, spool_dir: Path) -> tuple[int, bool]:
     """Download once, and cancel at these steps. How many steps it took, and whether it came to its end."""
-    admission = mt.AdmissionController(max_concurrent=1)
+    admission = mt.AdmissionController(max_concurrent=1, scope="process")
     downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
     finished = False
 

@@ -110,7 +110,7 @@ def spool_refusal(run: Run, url: str, spool_dir: Path) -> mt.SpoolError:
     """The error of a download into a folder that cannot take it; it is an OSError too, and names the setting."""
 
     async def main() -> mt.SpoolError:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         with pytest.raises(mt.SpoolError) as caught:
             async with mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir).fetch(url):
                 pytest.fail("the file was handed out")

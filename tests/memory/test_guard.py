@@ -9,12 +9,14 @@ from contextlib import contextmanager
 import anyio
 import anyio.lowlevel
 import pytest
+from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._memory import reading
-from memsafe_transcribe._memory.pressure import Reading, Term
+from memsafe_transcribe._memory import pressure
+from memsafe_transcribe._memory.pressure import Term, Thresholds
 
 from ..conftest import Run
+from ..support.memory import ToldGauge, tell
 
 MiB = mt.MiB
 SLACK = 8 * MiB  # what the test run itself may come to use or give back meanwhile
@@ -145,13 +147,54 @@ def test_what_a_refusal_says_of_the_host(
     monkeypatch: pytest.MonkeyPatch, total_bytes: int, threshold_percent: float, said: str
 ) -> None:
     """The rule that decided is the one named: on a big host it is not the threshold."""
-    host = Term("host", "host", "psutil", total_bytes, total_bytes - MiB, 0)
-    monkeypatch.setattr(reading, "read", lambda *_: Reading((host,), 0))
+    tell(monkeypatch, Term("host", "host", "psutil", total_bytes, total_bytes - MiB, 0))
     with pytest.raises(mt.MemoryPressureError, match=r"^5\.0 MiB more would not fit: .* are used by host") as caught:
         mt.MemoryGuard(threshold_percent=threshold_percent).check(5 * MiB)
     assert said in str(caught.value)
     with pytest.raises(mt.MemoryPressureError, match=r"\(ceiling_percent=90\)"):
         mt.MemoryGuard().check(5 * MiB, admitted=True)
+
+
+limits = st.builds(
+    lambda limit, used, kind, name: Term(kind, name, name, limit, used, used),
+    st.integers(0, 8 * 2**30),
+    st.integers(0, 9 * 2**30),
+    st.sampled_from(["limit", "host"]),
+    st.text("abc", min_size=1, max_size=2),
+)
+
+
+@given(
+    terms=st.lists(limits, min_size=1, max_size=4).map(tuple),
+    need=st.integers(0, 8 * 2**30),
+    admitted=st.booleans(),
+    threshold=st.none() | st.integers(1, 90),
+    spare=st.integers(0, 2**30),
+)
+def test_a_quick_answer_is_the_rules_answer(
+    terms: tuple[Term, ...], need: int, admitted: bool, threshold: int | None, spare: int
+) -> None:
+    """Whatever is deducted late, level, room, the limit that binds and the refusal are those of the pure rules."""
+    with pytest.MonkeyPatch.context() as patch:
+        reader = tell(patch)
+        reader.say_gauges(*(ToldGauge(term, spare) for term in terms))
+        guard = mt.MemoryGuard(threshold_percent=50)
+    rules, asked = Thresholds(50, 90), Thresholds(50 if threshold is None else threshold, 90)
+    refusing = pressure.refusing_term(terms, asked, need, admitted=admitted)
+    if refusing is not None:
+        with pytest.raises(mt.MemoryPressureError) as caught:
+            guard.check(need, admitted=admitted, threshold_percent=threshold)
+        assert (caught.value.binding, caught.value.used_bytes) == (refusing.binding, refusing.used_bytes)
+    else:
+        snapshot = guard.check(need, admitted=admitted, threshold_percent=threshold)
+        if spare == 0:
+            assert snapshot.headroom_bytes == pressure.binding_term(terms).headroom_bytes
+            assert snapshot.level == pressure.level(terms, rules)
+    exact, rough, expected = guard.room(), guard.room(exact=False), pressure.room(terms, rules)
+    assert (exact.new_work_bytes, exact.admitted_work_bytes) == (expected.new_work_bytes, expected.admitted_work_bytes)
+    assert exact.largest_need_bytes == expected.largest_need_bytes
+    assert rough.new_work_bytes == exact.new_work_bytes - spare
+    assert rough.admitted_work_bytes == exact.admitted_work_bytes - spare
 
 
 def test_admitted_work_may_go_on_up_to_the_ceiling() -> None:

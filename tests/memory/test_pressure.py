@@ -1,13 +1,24 @@
 """The pure rules of memory pressure, for any limits and uses."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Literal
 
 import pytest
 from hypothesis import example, given, strategies as st
 
 from memsafe_transcribe._memory import pressure
-from memsafe_transcribe._memory.pressure import MemoryLevel, Term, Thresholds
+from memsafe_transcribe._memory.pressure import (
+    DWELL_SECONDS,
+    MARGIN_PERCENT,
+    MAX_POLL_SECONDS,
+    MIN_POLL_SECONDS,
+    Events,
+    LevelState,
+    MemoryLevel,
+    Term,
+    Thresholds,
+)
 
 MiB, GiB = 2**20, 2**30
 
@@ -117,6 +128,8 @@ def test_the_largest_need_fits_when_nothing_is_used(terms: tuple[Term, ...], thr
     assert pressure.bounds(room.largest_need_limit, thresholds).ceiling_bytes == largest
     assert pressure.refusing_term(empty, thresholds, largest, admitted=True) is None
     assert pressure.refusing_term(empty, thresholds, largest + 1, admitted=True) is not None
+    assert pressure.refusing_term(empty, thresholds, room.largest_new_work_bytes, admitted=False) is None
+    assert pressure.refusing_term(empty, thresholds, room.largest_new_work_bytes + 1, admitted=False) is not None
 
 
 @given(terms)
@@ -132,3 +145,130 @@ def test_percentages_out_of_order(threshold: float, ceiling: float) -> None:
     """Bad percentages are refused, and both are named."""
     with pytest.raises(ValueError, match=r"threshold_percent=.*ceiling_percent="):
         Thresholds(threshold, ceiling)
+
+
+DEFAULT = Thresholds(60, 90)
+LIMIT = 600 * MiB  # ELEVATED from 300 MiB, HIGH from 360, CRITICAL from 540; the margin is 30
+looks = st.lists(st.tuples(st.integers(0, 620), st.floats(0, 3)), min_size=1, max_size=40)
+
+
+def after(state: LevelState, used_mib: int, now: float, event: MemoryLevel = MemoryLevel.OK) -> LevelState:
+    return pressure.next_level(state, (term(LIMIT, used_mib * MiB),), DEFAULT, now, event)
+
+
+@given(looks)
+def test_the_level_rises_at_once_and_is_never_below_what_is_used(looks: list[tuple[int, float]]) -> None:
+    """Whatever was before: use that calls for a level has it at the same look."""
+    state, now = LevelState(), 0.0
+    for used, seconds in looks:
+        now += seconds
+        state = after(state, used, now)
+        assert state.level >= pressure.level((term(LIMIT, used * MiB),), DEFAULT)
+
+
+@given(looks, st.sampled_from(MemoryLevel))
+def test_the_level_falls_only_after_margin_and_dwell(looks: list[tuple[int, float]], event: MemoryLevel) -> None:
+    """For each level that is left, every look of the last two seconds and more found use a margin below its start."""
+    state, now = after(LevelState(), 0, 0.0, event), 0.0
+    seen = [(0.0, 0)]
+    for used, seconds in looks:
+        now += seconds
+        seen.append((now, used))
+        before, state = state, after(state, used, now)
+        if state.level < before.level:
+            start = (0, 300, 360, 540)[state.level + 1] - LIMIT * MARGIN_PERCENT // 100 // MiB
+            calm_since = next((then for then, use in reversed(seen) if use >= start), 0.0)
+            assert now - calm_since >= DWELL_SECONDS
+
+
+@given(looks)
+def test_a_level_that_is_steady_has_one_cause(looks: list[tuple[int, float]]) -> None:
+    """No flapping: a level that fell cannot rise and fall again within a dwell."""
+    state, now, falls = after(LevelState(), 0, 0.0, MemoryLevel.CRITICAL), 0.0, []
+    for used, seconds in looks:
+        now += seconds
+        before, state = state, after(state, used, now)
+        if state.level < before.level:
+            falls.append(now)
+    assert all(later - earlier >= DWELL_SECONDS for earlier, later in pairwise(falls))
+
+
+def test_falling_by_hand() -> None:
+    """CRITICAL at 540 MiB; below 510 for two seconds, but not below 330, it becomes HIGH, then step by step OK."""
+    state = after(LevelState(), 540, 0.0)
+    assert state.level is MemoryLevel.CRITICAL
+    for used, now, expected in (
+        (520, 1.0, MemoryLevel.CRITICAL),  # within the margin
+        (509, 2.0, MemoryLevel.CRITICAL),  # calm from here on
+        (511, 3.0, MemoryLevel.CRITICAL),  # not calm
+        (200, 4.0, MemoryLevel.CRITICAL),  # calm from here on
+        (350, 5.0, MemoryLevel.CRITICAL),  # calm, but no further down than HIGH
+        (200, 5.99, MemoryLevel.CRITICAL),
+        (200, 6.0, MemoryLevel.HIGH),
+        (200, 7.0, MemoryLevel.HIGH),
+        (200, 9.0, MemoryLevel.OK),
+    ):
+        state = after(state, used, now)
+        assert state.level is expected, now
+
+
+def test_an_event_is_a_reason_to_rise_and_then_passes() -> None:
+    """The level of an event holds for a dwell; another event begins the dwell anew."""
+    state = after(LevelState(), 10, 0.0, MemoryLevel.CRITICAL)
+    assert state.level is MemoryLevel.CRITICAL
+    state = after(state, 10, 1.0)
+    state = after(state, 10, 2.0, MemoryLevel.HIGH)  # no lower than HIGH from here
+    state = after(state, 10, 3.0)
+    assert state.level is MemoryLevel.HIGH
+    state = after(state, 10, 4.0)
+    assert after(state, 10, 6.0).level is MemoryLevel.OK
+
+
+def events(oom: int = 0, at_max: int = 0, at_high: int = 0, clean_mib: int = 0) -> dict[str, Events]:
+    return {"group": Events(oom, at_max, at_high, clean_mib * MiB, LIMIT)}
+
+
+@pytest.mark.parametrize(
+    ("now", "expected"),
+    [
+        (events(), MemoryLevel.OK),
+        (events(at_high=1), MemoryLevel.HIGH),
+        (events(at_max=1), MemoryLevel.CRITICAL),
+        (events(oom=1), MemoryLevel.CRITICAL),
+        (events(at_high=1, at_max=1, clean_mib=29), MemoryLevel.CRITICAL),
+        (events(at_high=9, at_max=9, clean_mib=30), MemoryLevel.OK),  # there is cache to drop: everyday life
+        (events(oom=1, clean_mib=300), MemoryLevel.CRITICAL),
+        ({}, MemoryLevel.OK),
+    ],
+)
+def test_events_of_the_kernel(now: dict[str, Events], expected: MemoryLevel) -> None:
+    """What was counted since the last look raises the level, unless it only means that file cache filled the group."""
+    assert pressure.event_level(events(), now) == expected
+    assert pressure.event_level(now, now) == MemoryLevel.OK  # nothing new
+    assert pressure.event_level({}, now) == MemoryLevel.OK  # what was before the first look is no news
+
+
+@given(used=st.integers(0, 700), filled=st.integers(-700, 700), elapsed=st.floats(0.001, 10))
+def test_the_next_look_comes_in_time(used: int, filled: int, elapsed: float) -> None:
+    """At the rate at which memory filled, the next level is not reached before half the time has passed twice."""
+    seconds = pressure.poll_seconds((term(LIMIT, (used - filled) * MiB),), (term(LIMIT, used * MiB),), elapsed, DEFAULT)
+    assert MIN_POLL_SECONDS <= seconds <= MAX_POLL_SECONDS
+    ahead = [start - used for start in (300, 360, 540) if start > used]
+    if filled > 0 and ahead:
+        assert seconds == pytest.approx(min(MAX_POLL_SECONDS, max(MIN_POLL_SECONDS, ahead[0] / (filled / elapsed) / 2)))
+    else:
+        assert seconds == MAX_POLL_SECONDS
+
+
+def test_without_a_rate_the_next_look_comes_soon_and_new_limits_have_none() -> None:
+    """At the first look there is nothing to compare with; a limit that is new is not taken for filling."""
+    now = (term(LIMIT, 100 * MiB),)
+    assert pressure.poll_seconds(now, now, 0.0, DEFAULT) == MIN_POLL_SECONDS
+    assert pressure.poll_seconds((), now, 1.0, DEFAULT) == MAX_POLL_SECONDS
+
+
+def test_the_fullest_limit_sets_the_pace() -> None:
+    """Of several limits the one that is reached first decides."""
+    before = (term(LIMIT, 0, binding="slow"), term(LIMIT, 0, binding="fast"))
+    now = (term(LIMIT, 1 * MiB, binding="slow"), term(LIMIT, 250 * MiB, binding="fast"))
+    assert pressure.poll_seconds(before, now, 1.0, DEFAULT) == pytest.approx(0.1)  # 50 MiB at 250 a second, halved

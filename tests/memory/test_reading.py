@@ -1,4 +1,4 @@
-"""reading.read over recorded trees of /proc and /sys: which limits hold here, and what counts against them."""
+"""MemoryReader over recorded trees of /proc and /sys: which limits hold here, and what counts against them."""
 
 import subprocess
 import sys
@@ -11,53 +11,15 @@ import memsafe_transcribe as mt
 from memsafe_transcribe._memory import reading
 from memsafe_transcribe._memory.pressure import Term, binding_term
 
+from ..support.memory import tell
+from .machine import UNLIMITED_V1, Tree, v1, v2
+
 MiB = mt.MiB
-UNLIMITED_V1 = 9223372036854771712
-
-MOUNT_V2 = "31 23 0:26 {root} {point} ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw,nsdelegate\n"
-MOUNT_V1 = "35 31 0:32 {root} {point} ro,nosuid,nodev,noexec,relatime master:15 - cgroup cgroup rw,memory\n"
-OTHER_MOUNTS = """\
-22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-23 22 0:21 / /proc rw,nosuid,nodev,noexec - proc proc rw
-34 31 0:31 / /sys/fs/cgroup/cpuset ro,relatime - cgroup cgroup rw,cpuset
-"""
-
-
-class Tree:
-    """A machine as files: /proc/self and the groups below /sys/fs/cgroup."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        (root / "proc/self").mkdir(parents=True)
-
-    def proc(self, cgroup: str, mountinfo: str) -> None:
-        (self.root / "proc/self/cgroup").write_text(cgroup, newline="")
-        (self.root / "proc/self/mountinfo").write_text(OTHER_MOUNTS + mountinfo, newline="")
-
-    def group(self, path: str, **files: int | str) -> Path:
-        """Write a group's files; `max` is memory.max, and so on. `stat` is text as it is."""
-        folder = self.root / "sys/fs/cgroup" / path
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, value in files.items():
-            (folder / f"memory.{name}").write_text(str(value).rstrip() + "\n")
-        return folder
-
-    def terms(self) -> list[Term]:
-        """The cgroup's limits, innermost first."""
-        return [term for term in reading.read(None, "", self.root).terms if term.kind == "limit"]
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path / "machine")
-
-
-def v2(root: str = "/", point: str = "/sys/fs/cgroup") -> str:
-    return MOUNT_V2.format(root=root, point=point)
-
-
-def v1(root: str = "/", point: str = "/sys/fs/cgroup/memory") -> str:
-    return MOUNT_V1.format(root=root, point=point)
 
 
 def test_v2_with_a_namespace(tree: Tree) -> None:
@@ -88,10 +50,10 @@ def test_v2_parent_binds_when_siblings_eat_its_limit(tree: Tree) -> None:
     tree.group("kubepods", max="max", high="max", current=900 * MiB)
     tree.group("kubepods/pod1", max=300 * MiB, high="max", current=290 * MiB)
     tree.group("kubepods/pod1/app", max=256 * MiB, high="max", current=50 * MiB)
-    read = reading.read(None, "", tree.root)
-    assert [term.binding for term in read.terms] == ["cgroup v2 /kubepods/pod1/app", "cgroup v2 /kubepods/pod1", "host"]
-    assert binding_term(read.terms).binding == "cgroup v2 /kubepods/pod1"
-    assert binding_term(read.terms).headroom_bytes == 10 * MiB
+    terms = tree.all_terms()
+    assert [term.binding for term in terms] == ["cgroup v2 /kubepods/pod1/app", "cgroup v2 /kubepods/pod1", "host"]
+    assert binding_term(terms).binding == "cgroup v2 /kubepods/pod1"
+    assert binding_term(terms).headroom_bytes == 10 * MiB
 
 
 @pytest.mark.parametrize(
@@ -118,7 +80,7 @@ def test_v2_max_is_no_limit(tree: Tree) -> None:
     tree.proc("0::/\n", v2())
     tree.group("", max="max", high="max", current=100 * MiB)
     assert tree.terms() == []
-    assert [term.kind for term in reading.read(None, "", tree.root).terms] == ["host"]
+    assert [term.kind for term in tree.all_terms()] == ["host"]
 
 
 def test_v1_unlimited_group_below_a_limited_one(tree: Tree) -> None:
@@ -234,20 +196,18 @@ def test_names_with_odd_spaces(tree: Tree, name: str) -> None:
     assert [(term.binding, term.limit_bytes) for term in tree.terms()] == [(f"cgroup v2 /{name}", 512 * MiB)]
 
 
-def test_host_and_own_limit_are_terms_too(tree: Tree) -> None:
-    """The host counts what is not available; a limit of the application's own says where it came from."""
-    terms = reading.read(300 * MiB, "MEMSAFE_LIMIT", tree.root).terms
-    assert [(term.kind, term.source) for term in terms] == [("host", "psutil"), ("limit", "MEMSAFE_LIMIT")]
-    assert terms[0].limit_bytes == psutil.virtual_memory().total
-    assert (terms[1].limit_bytes, terms[1].used_bytes > 0) == (300 * MiB, True)
+def test_the_host_is_a_term_too(tree: Tree) -> None:
+    """The host counts what is not available."""
+    (term,) = tree.all_terms()
+    assert (term.kind, term.source, term.limit_bytes) == ("host", "psutil", psutil.virtual_memory().total)
+    assert 0 < term.used_bytes < term.limit_bytes
 
 
 def test_a_group_with_limit_zero(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     """memory.high = 0 (squeeze it out) is critical, and no division by zero."""
     tree.proc("0::/\n", v2())
     tree.group("", max="max", high=0, current=100 * MiB)
-    now = reading.read(None, "", tree.root)
-    monkeypatch.setattr(reading, "read", lambda *_: now)
+    tell(monkeypatch, *tree.all_terms())
     snapshot = mt.MemoryGuard().snapshot()
     assert (snapshot.limit_bytes, snapshot.level) == (0, mt.MemoryLevel.CRITICAL)
     assert snapshot.percent > 100

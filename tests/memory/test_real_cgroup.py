@@ -6,11 +6,13 @@ Making groups takes root and a writable hierarchy. Without them these tests are 
 import json
 import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,12 @@ import pytest
 import memsafe_transcribe as mt
 from memsafe_transcribe._memory.reading import filesystem_type
 
+from ..support.groups import Groups, GroupsUnavailableError, nested_groups
+
 MiB = mt.MiB
 OUTER, INNER = 200 * MiB, 256 * MiB
 X = 32 * MiB
-TOLERANCE = 6 * MiB
+TOLERANCE = 4 * MiB
 
 # Prints what the guard sees, takes X bytes in the way it is told to, and prints it again.
 MEASURE = """
@@ -45,6 +49,7 @@ def read():
             pass
 
 piece = bytes(1 << 20)
+guard.snapshot()
 look()
 if kind == "anonymous":
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -68,21 +73,31 @@ import json
 import anyio
 import memsafe_transcribe as mt
 
+said = []
+
+async def hold(admission, is_in, leave):
+    async with admission.reserve(50 * mt.MiB, timeout_seconds=0) as held:
+        said.append(held.need_bytes)
+        is_in.set()
+        await leave.wait()
+
 async def main():
     admission = mt.AdmissionController()
-    said = []
     try:
         async with admission.reserve(190 * mt.MiB):
             said.append("let in")
     except mt.ReservationTooLargeError as error:
         said.append([str(error), error.limit_bytes, error.ceiling_bytes])
-    async with admission.reserve(50 * mt.MiB, timeout_seconds=0) as held:
-        said.append(held.need_bytes)
+    is_in, leave = anyio.Event(), anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hold, admission, is_in, leave)
+        await is_in.wait()
         try:
             async with admission.reserve(80 * mt.MiB, timeout_seconds=0):
                 said.append("let in")
         except mt.AdmissionTimeoutError as error:
             said.append(str(error))
+        leave.set()
     async with admission.reserve(80 * mt.MiB, timeout_seconds=0) as held:
         said.append(held.need_bytes)
     print(json.dumps(said))
@@ -90,63 +105,92 @@ async def main():
 anyio.run(main)
 """
 
+# Asks as quickly as it can until it is refused, and prints when that was.
+UNTIL_REFUSED = """
+import time
+import memsafe_transcribe as mt
 
-@dataclass(frozen=True)
-class Groups:
-    """Two groups of this test's own, one within the other; the outer one has the lower limit."""
+guard = mt.MemoryGuard()
+guard.check(1)
+print("0", flush=True)
+try:
+    while True:
+        guard.check(1)
+except mt.MemoryPressureError:
+    print(time.monotonic())
+"""
 
-    version: str
-    name: str
-    outer: Path
+# A child of the guard's process is killed for using too much; what the guard says before, soon after, and later.
+OOM_KILL = """
+import json, subprocess, sys
+import memsafe_transcribe as mt
 
-    @property
-    def inner(self) -> Path:
-        return self.outer / "inner"
+fill = "open('/proc/self/oom_score_adj', 'w').write('1000'); b = bytearray(400 << 20)"
+guard = mt.MemoryGuard()
+print(json.dumps(guard.snapshot().level.name))
+print(subprocess.run([sys.executable, "-c", fill]).returncode)
+now = guard.snapshot()
+print(json.dumps([now.level.name, now.percent]))
+"""
 
-    @property
-    def limit_file(self) -> Path:
-        return self.outer / ("memory.limit_in_bytes" if self.version == "v1" else "memory.max")
+# Becomes a daemon: forks, and closes whatever is open.
+DAEMONIZE = """
+import json, os
+import memsafe_transcribe as mt
 
-    def make(self) -> None:
-        self.outer.mkdir()
-        if self.version == "v2":
-            (self.outer / "cgroup.subtree_control").write_text("+memory")
-        self.inner.mkdir()
-        self.limit_file.write_text(str(OUTER))
-        (self.inner / self.limit_file.name).write_text(str(INNER))
+guard = mt.MemoryGuard()
+parent = guard.check(1)
+if (pid := os.fork()):
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+os.setsid()
+os.closerange(3, 1024)
+block = bytearray(64 << 20)
+taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(40)]  # the numbers that were ours
+first, second = guard.check(1), guard.snapshot()
+assert all(os.fstat(number).st_rdev == os.stat("/dev/null").st_rdev for number in taken)
+print(json.dumps([[now.binding, now.used_bytes] for now in (parent, first, second)]))
+"""
 
-    def remove(self) -> None:
-        for folder in (self.inner, self.outer):
-            if folder.exists():
-                folder.rmdir()
+WHERE = """
+import json
+import memsafe_transcribe as mt
 
-    def run(self, program: str, *arguments: str) -> list[Any]:
-        """Run a Python program in the inner group to its end; what it printed, line by line."""
-        move = f'echo $$ > {shlex.quote(str(self.inner / "cgroup.procs"))} && exec "$@"'
-        command = ["sh", "-c", move, "sh", sys.executable, "-c", program, *arguments]
-        environment = {name: value for name, value in os.environ.items() if name != "MEMSAFE_LIMIT"}
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        return [json.loads(line) for line in done.stdout.splitlines()]
+now = mt.MemoryGuard().snapshot()
+print(json.dumps([now.binding, now.limit_bytes]))
+"""
 
-    def measure(self, kind: str, path: Path = Path("-")) -> tuple[dict[str, Any], dict[str, Any]]:
-        before, after = self.run(MEASURE, kind, str(path), str(X))
-        return before, after
+FILL = "import sys; block = b'x' * int(sys.argv[1]); print(flush=True); sys.stdin.read()"
 
 
-def memory_hierarchy() -> tuple[str, Path] | None:
-    """Where groups with memory limits can be made: v1 where it has the controller, else v2."""
-    found = None
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        point, (kind, _, options) = Path(left.split()[4]), right.split(" ", 2)
-        if kind == "cgroup" and "memory" in options.split(","):
-            return "v1", point
-        if kind == "cgroup2" and "memory" in (point / "cgroup.controllers").read_text().split():
-            found = "v2", point
-    return found
+@contextmanager
+def started(groups: Groups, folder: Path, program: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python program that runs in a group; when its first line is there, this is entered."""
+    command = groups.command(folder, sys.executable, "-c", program, *arguments)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        yield process
+
+
+def run_inside(groups: Groups, program: str, *arguments: str, wrapper: Sequence[str] = ()) -> list[Any]:
+    """Run a Python program in the inner group to its end; what it printed, line by line."""
+    command = groups.command(groups.inner, *wrapper, sys.executable, "-c", program, *arguments)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment(), timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def measure(groups: Groups, kind: str, path: Path = Path("-")) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Before and after X bytes were taken, while a sibling's process fills half of the outer group."""
+    with started(groups, groups.sibling, FILL, str(OUTER // 2)):
+        before, after = run_inside(groups, MEASURE, kind, str(path), str(X))
+    return before, after
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "MEMSAFE_LIMIT"}
 
 
 def cannot(reason: str) -> None:
@@ -158,44 +202,32 @@ def cannot(reason: str) -> None:
 
 @pytest.fixture
 def groups() -> Iterator[Groups]:
-    hierarchy = memory_hierarchy()
-    if hierarchy is None:
-        cannot("no hierarchy with the memory controller is mounted")
-    assert hierarchy is not None
-    version, point = hierarchy
-    name = f"memsafe-test-{uuid.uuid4().hex}"
-    groups = Groups(version, name, point / name)
     try:
-        try:
-            if version == "v2":
-                (point / "cgroup.subtree_control").write_text("+memory")
-            groups.make()
-        except OSError as error:
-            cannot(f"groups cannot be made here: {error}")
-        yield groups
-    finally:
-        groups.remove()
+        with nested_groups(outer_bytes=OUTER, inner_bytes=INNER) as groups:
+            yield groups
+    except GroupsUnavailableError as error:
+        cannot(str(error))
 
 
 def test_the_outer_limit_binds_and_touched_memory_counts(groups: Groups) -> None:
-    """Of 256 MiB within 200 MiB the outer limit binds; X bytes that are touched take X of its headroom."""
-    before, after = groups.measure("anonymous")
+    """Of 256 MiB within 200 MiB, half filled by others, the outer limit binds; X touched bytes take X of its room."""
+    before, after = measure(groups, "anonymous")
     for look in (before, after):
         assert look["limit_bytes"] == OUTER
-        assert look["binding"] == f"cgroup {groups.version} /{groups.name}"
+        assert look["binding"] == f"cgroup {groups.version} /{groups.outer.name}"
         assert look["source"] == str(groups.limit_file)
-    assert before["headroom_bytes"] > 100 * MiB
+    assert 40 * MiB < before["headroom_bytes"] < OUTER // 2
     assert abs(before["headroom_bytes"] - after["headroom_bytes"] - X) < TOLERANCE
     assert abs(after["process_rss_bytes"] - before["process_rss_bytes"] - X) < TOLERANCE
 
 
 def test_files_on_tmpfs_count(groups: Groups) -> None:
     """X bytes written to tmpfs take X of the headroom: they are memory that cannot be dropped."""
-    path = Path("/dev/shm") / groups.name
+    path = Path("/dev/shm") / groups.outer.name
     if filesystem_type(path.parent) != "tmpfs":
         cannot("/dev/shm is no tmpfs here")
     try:
-        before, after = groups.measure("tmpfs", path)
+        before, after = measure(groups, "tmpfs", path)
     finally:
         path.unlink(missing_ok=True)
     assert abs(before["headroom_bytes"] - after["headroom_bytes"] - X) < TOLERANCE
@@ -205,16 +237,69 @@ def test_clean_file_cache_does_not_count(groups: Groups, tmp_path: Path) -> None
     """X bytes of a file on disk fill the page cache, which the kernel counts as usage, and take no headroom."""
     if filesystem_type(tmp_path) == "tmpfs":
         cannot("the folder for temporary files is memory here")
-    before, after = groups.measure("cache", tmp_path / "file")
+    before, after = measure(groups, "cache", tmp_path / "file")
     assert after["usage_bytes"] - before["usage_bytes"] > X - TOLERANCE
     assert abs(before["headroom_bytes"] - after["headroom_bytes"]) < TOLERANCE
 
 
 def test_admission_in_a_small_group(groups: Groups) -> None:
     """What can never fit is refused at once, what fits is let in, and no memory is promised twice."""
-    too_large, first, beside, later = groups.run(ADMIT)[0]
+    too_large, first, beside, later = run_inside(groups, ADMIT)[0]
     message, limit_bytes, ceiling_bytes = too_large
     assert (limit_bytes, ceiling_bytes) == (OUTER, OUTER * 9 // 10)
     assert str(groups.limit_file) in message
     assert (first, later) == (50 * MiB, 80 * MiB)
-    assert "50.0 MiB are promised to others" in beside and groups.name in beside
+    assert "50.0 MiB are promised to others" in beside and groups.outer.name in beside
+
+
+def test_a_limit_that_is_lowered_refuses_at_once(groups: Groups) -> None:
+    """While the program runs; within 200 ms."""
+    with started(groups, groups.inner, UNTIL_REFUSED) as process:
+        lowered = time.monotonic()
+        groups.limit_file.write_text(str(14 * MiB))
+        assert process.stdout is not None
+        refused = float(process.stdout.read())
+    assert 0 <= refused - lowered < 0.2
+
+
+def test_an_oom_kill_is_critical(groups: Groups) -> None:
+    """Though by the time of the look the memory is free again."""
+    before, died_of, (level, percent) = run_inside(groups, OOM_KILL)
+    assert (before, died_of) == ("OK", -signal.SIGKILL)
+    assert level == "CRITICAL" and percent < 40
+
+
+def test_a_daemon_that_closed_our_descriptors(groups: Groups) -> None:
+    """Forked, with every descriptor closed and its number taken by something else: the same group, its own use."""
+    ((parent, first, second),) = run_inside(groups, DAEMONIZE)
+    assert parent[0] == first[0] == second[0] == f"cgroup {groups.version} /{groups.outer.name}"
+    assert first[1] - parent[1] > 60 * MiB and second[1] - parent[1] > 60 * MiB
+
+
+def test_our_own_group_is_found_from_a_cgroup_namespace(groups: Groups) -> None:
+    """Where the path is said to be "/", and the mount, made outside, begins above it: "/../..", or further."""
+    if shutil.which("unshare") is None:
+        cannot("unshare is not installed")
+    (groups.inner / groups.limit_file.name).write_text(str(128 * MiB))
+    ((binding, limit_bytes),) = run_inside(groups, WHERE, wrapper=["unshare", "--cgroup"])
+    assert (binding, limit_bytes) == (f"cgroup {groups.version} /{groups.outer.name}/inner", 128 * MiB)
+
+
+@pytest.mark.parametrize("has_own_limit", [True, False])
+def test_a_limit_above_the_namespace(groups: Groups, tmp_path: Path, has_own_limit: bool) -> None:
+    """Only the own group is mounted. v1 still tells the limits above it in the statistics, v2 does not."""
+    if shutil.which("unshare") is None:
+        cannot("unshare is not installed")
+    if not has_own_limit:
+        (groups.inner / groups.limit_file.name).write_text("-1" if groups.version == "v1" else "max")
+    kind, options = ("cgroup", ["-o", "memory"]) if groups.version == "v1" else ("cgroup2", [])
+    mounted = shlex.join(["mount", "-t", kind, *options, kind, str(tmp_path)])
+    point = shlex.quote(str(groups.outer.parent))
+    wrapper = ["unshare", "--cgroup", "--mount", "sh", "-c", f'{mounted} && umount -l {point} && exec "$@"', "sh"]
+    ((binding, limit_bytes),) = run_inside(groups, WHERE, wrapper=wrapper)
+    if groups.version == "v1":
+        assert (binding, limit_bytes) == ("cgroup v1 /", OUTER)
+    elif has_own_limit:
+        assert (binding, limit_bytes) == ("cgroup v2 /", INNER)
+    else:
+        assert binding == "host"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import wave
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ import psutil
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._memory.pressure import Term
 
 from ..conftest import Run
 from ..support.media import SPEECH, tone_samples, write_wav
+from ..support.memory import tell
 from ..support.processes import gone_within
 from ..support.server import Server
 
@@ -65,7 +68,7 @@ def test_a_url_becomes_a_transcript_and_nothing_is_left(run: Run, server: Server
     heard: list[mt.Progress] = []
 
     async def main() -> mt.Transcript:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
         async with mt.ChunkedTranscriber(
             Recorder(), admission=admission, downloader=downloader, chunk_seconds=10.0
@@ -106,7 +109,7 @@ def test_an_engine_that_fails_leaves_nothing(run: Run) -> None:
     """Decoder, descriptor and reservation are gone when the error comes out."""
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
 
         def engine(chunk: mt.AudioChunk) -> str:
             raise RuntimeError("no")
@@ -123,7 +126,7 @@ def test_cancelling_in_the_engine_leaves_nothing(run: Run) -> None:
     """The same while the engine is thinking."""
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         thinking = anyio.Event()
 
         async def engine(chunk: mt.AudioChunk) -> str:
@@ -193,7 +196,7 @@ def test_a_sync_engine_is_waited_for_when_cancelled(run: Run) -> None:
     """Its thread cannot be stopped: the slot stays taken until it has ended."""
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         started, may_end = anyio.Event(), threading.Event()
         token = anyio.lowlevel.current_token()
 
@@ -218,7 +221,7 @@ def test_native_cancellation_waits_for_the_thread_too(times: int) -> None:
     """asyncio's own Task.cancel(), as of `asyncio.wait_for`: the slot stays taken until the thread has ended."""
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         started, may_end = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 
@@ -248,7 +251,7 @@ def test_native_cancellation_gives_back_the_engine(times: int) -> None:
     """Its memory is not charged any more, and its process is gone."""
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         transcriber = mt.ChunkedTranscriber("pocketsphinx", admission=admission)
         entered = asyncio.Event()
 
@@ -287,7 +290,7 @@ def test_an_engines_memory_is_charged_while_it_is_open(run: Run) -> None:
     engine = Resident()
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         async with mt.ChunkedTranscriber(engine, admission=admission) as transcriber:
             assert (admission.statistics().active, admission.statistics().reserved_bytes) == (0, 100 * mt.MiB)
             await transcriber.transcribe(SPEECH)
@@ -303,7 +306,7 @@ def test_an_engine_is_opened_once_for_jobs_that_overlap(run: Run) -> None:
     engine = Resident()
 
     async def main() -> None:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         transcriber = mt.ChunkedTranscriber(engine, admission=admission)
         for _ in range(2):
             async with anyio.create_task_group() as tasks:
@@ -317,31 +320,22 @@ def test_an_engine_is_opened_once_for_jobs_that_overlap(run: Run) -> None:
     run(main)
 
 
-def test_at_the_ceiling_no_new_chunk_is_begun(run: Run) -> None:
+def test_at_the_ceiling_no_new_chunk_is_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the deadline near, it ends in MemoryPressureError; what was finished had come out before."""
 
-    class FillingGuard(mt.MemoryGuard):
-        """A guard whose machine is full from the second chunk on."""
-
-        full = False
-
-        def _read(self) -> Any:
-            reading = super()._read()
-            if not self.full:
-                return reading
-            term = reading.terms[0]
-            filled = type(term)("limit", "cgroup v2 /full", "memory.max", 100 * mt.MiB, 95 * mt.MiB, 95 * mt.MiB)
-            return type(reading)((filled,), reading.process_rss_bytes)
-
-    guard = FillingGuard()
+    limit = Term("limit", "cgroup v2 /full", "memory.max", 100 * mt.MiB, 0, 0)
+    memory = tell(monkeypatch, limit)
+    guard = mt.MemoryGuard()
     texts = []
 
     def engine(chunk: mt.AudioChunk) -> str:
-        guard.full = True
+        memory.say(replace(limit, used_bytes=95 * mt.MiB))
         return f"{chunk.index}"
 
     async def main() -> None:
-        transcriber = mt.ChunkedTranscriber(engine, admission=mt.AdmissionController(guard=guard), chunk_seconds=1.0)
+        transcriber = mt.ChunkedTranscriber(
+            engine, admission=mt.AdmissionController(guard=guard, scope="process"), chunk_seconds=1.0
+        )
         with anyio.fail_after(2):
             async with transcriber.stream(SPEECH) as stream:
                 async for segment in stream:
@@ -389,7 +383,7 @@ def test_twelve_jobs_leave_nothing_and_never_more_than_three_run(run: Run) -> No
     """The audit's case in small: many jobs at once, one limit."""
 
     async def main() -> mt.AdmissionStatistics:
-        admission = mt.AdmissionController()
+        admission = mt.AdmissionController(scope="process")
         transcriber = mt.ChunkedTranscriber(lambda chunk: "x", admission=admission)
         async with anyio.create_task_group() as tasks:
             for _ in range(12):

@@ -1,21 +1,21 @@
-"""AdmissionController: one limit over everything that a process runs at once."""
+"""AdmissionController: one limit over everything that a container runs at once."""
 
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-import anyio
-from anyio.lowlevel import EventLoopToken, current_token
-
-from .._errors import AdmissionTimeoutError, MemoryPressureError, ReservationTooLargeError
-from .._memory.guard import POLL_SECONDS, MemoryGuard, default_guard
-from .._memory.pressure import MemoryRoom
-from .._units import format_size
-from .ledger import Claim, ClaimState, Ledger
-
-ALONE_SECONDS = 60.0
+from .._memory.guard import MemoryGuard, default_guard
+from . import refusals
+from .acquiring import Carving, Reserving, acquire_blocking
+from .claims import Claim
+from .keeper import BUSY_TRIES, Keeper
+from .reservation import Reservation, entered_around, not_negative
+from .scope import ContainerScope, ProcessScope
+from .table import MAX_LANES
+from .waiting import is_on_event_loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,19 @@ class AdmissionStatistics:
     """One look at a controller.
 
     Attributes:
-        active: slots taken now.
-        waiting: claims in the queue.
-        reserved_bytes: promised to holders now, engines' resident models included.
+        active: slots taken now through this controller.
+        waiting: claims in its queue.
+        reserved_bytes: promised to its holders now, engines' resident models included.
         budget_bytes: what new work could still be promised now.
         granted: reservations granted so far.
         rejected: reservations refused so far, timeouts included.
+        orphaned: reservations that were dropped without being released, and taken back, so far.
         peak_active: most slots ever taken at once.
         peak_reserved_bytes: most bytes ever promised at once.
+        others_active: slots taken in other processes of the container.
+        others_reserved_bytes: promised in other processes of the container.
+        max_concurrent: the slots that hold now: in a container, those of the process that came first.
+        scope: how far this controller's limits reach, and what is wrong with it if something is.
     """
 
     active: int
@@ -39,215 +44,202 @@ class AdmissionStatistics:
     budget_bytes: int
     granted: int
     rejected: int
+    orphaned: int
     peak_active: int
     peak_reserved_bytes: int
-
-
-class Reservation:
-    """Bytes, and a slot, held until the `async with` that gave it ends."""
-
-    def __init__(self, controller: "AdmissionController", claim: Claim) -> None:
-        self._controller = controller
-        self._claim = claim
-
-    @property
-    def need_bytes(self) -> int:
-        """The bytes that were promised."""
-        return self._claim.need_bytes
-
-    def mark_used(self, used_bytes: int) -> None:
-        """Say how much of the promise is resident by now, so that it is not counted a second time."""
-        if used_bytes < 0:
-            raise ValueError(f"used_bytes must not be negative, got {used_bytes}")
-        self._controller._mark_used(self._claim, used_bytes)  # noqa: SLF001
-
-
-class _Waiter:
-    """Wakes one waiting task, from whatever thread or event loop the grant comes."""
-
-    def __init__(self) -> None:
-        self._token = current_token()
-        self._event = anyio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()
-        self._event = anyio.Event()
-
-    def wake(self) -> None:
-        if _here() == self._token:
-            self._event.set()
-            return
-        loop: Any = self._token.native_token
-        call = loop.call_soon_threadsafe if hasattr(loop, "call_soon_threadsafe") else loop.run_sync_soon
-        with suppress(RuntimeError):  # that loop has ended meanwhile: its task gave its claim up, or never will
-            call(self._event.set)
-
-
-def _here() -> EventLoopToken | None:
-    try:
-        return current_token()
-    except anyio.NoEventLoopError:
-        return None
+    others_active: int
+    others_reserved_bytes: int
+    max_concurrent: int
+    scope: str
 
 
 class AdmissionController:
-    """Lets work in while there is a slot and its memory fits; the rest waits in order of arrival.
+    """Lets work in while there is a slot and its memory fits; the rest waits for its turn.
 
-    Make one and share it, or use `default_admission()`: each controller has a queue of its own. Inside a reservation,
-    do not ask the same controller for another slot (`transcribe` and `fetch` do): with all slots taken by such holders,
-    all would wait for each other.
+    Turns are in order of arrival, a step of `priority` counting like ten seconds. What does not fit may be passed by
+    smaller work a few times, then room is saved up for it.
 
     Args:
         guard: where limit and use come from; the process-wide one by default.
         max_concurrent: slots: downloads, and transcriptions, that run at once.
+        scope: "container" for one common queue of all processes of this user in the container; "process" for a queue
+            of this controller's own.
+        max_waiting: how many may wait in this controller; more are refused, with a time after which to retry.
+
+    Raises:
+        ValueError: for limits below 1, or another scope.
     """
 
-    def __init__(self, *, guard: MemoryGuard | None = None, max_concurrent: int = 3) -> None:
+    def __init__(
+        self,
+        *,
+        guard: MemoryGuard | None = None,
+        max_concurrent: int = 3,
+        scope: Literal["container", "process"] = "container",
+        max_waiting: int = 10_000,
+    ) -> None:
         if max_concurrent < 1:
             raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
+        if max_waiting < 0:
+            raise ValueError(f"max_waiting must not be negative, got {max_waiting}")
+        if scope not in ("container", "process"):
+            raise ValueError(f'scope must be "container" or "process", got {scope!r}')
         self.guard = guard or default_guard()
-        self._ledger = Ledger(max_concurrent)
-        self._lock = threading.Lock()
-        self._waiters: dict[Claim, _Waiter] = {}
-        self._head: Claim | None = None
-        self._granted = self._rejected = self._peak_active = self._peak_reserved_bytes = 0
+        reach = ContainerScope(max_concurrent) if scope == "container" else ProcessScope()
+        self._keeper = Keeper(self.guard, max_concurrent, max_waiting, reach)
+        weakref.finalize(self._keeper, reach.leave)
 
-    @asynccontextmanager
-    async def reserve(
-        self, need_bytes: int, *, timeout_seconds: float | None = None, slot: bool = True
-    ) -> AsyncIterator[Reservation]:
+    def reserve(
+        self,
+        need_bytes: int,
+        *,
+        priority: int = 0,
+        timeout_seconds: float | None = None,
+        lane: str | None = None,
+        slot: bool = True,
+        kind: str | None = None,
+        reservation: Reservation | None = None,
+    ) -> AbstractAsyncContextManager[Reservation]:
         """`async with` this: wait for `need_bytes` and a slot, and hold them while the block runs.
 
         Args:
             need_bytes: the most that the work will add to this container's memory.
-            timeout_seconds: give up after this time. None waits for as long as others run; when nothing runs here and
-                it still does not fit, because of other memory in use, it gives up after a minute.
+            priority: higher goes first; a step is worth ten seconds of waiting.
+            timeout_seconds: give up after this time. None waits for as long as others run; when nothing runs in scope
+                and it still does not fit, because of other memory in use, it gives up after a minute.
+            lane: the lane whose limit holds too.
             slot: False for memory that stays, such as a loaded model: it is charged, but runs nothing.
+            kind: the kind of work that this is. What such reservations were seen to use (`mark_used`) corrects the
+                `need_bytes` of those that follow.
+            reservation: take it out of this one, without waiting, instead of queueing.
 
         Raises:
             ReservationTooLargeError: at once, if it could not fit even alone.
+            NestedReservationError: at once, if it would wait for what the waiting task itself holds.
+            AdmissionRejectedError: at once, if `max_waiting` wait already.
             AdmissionTimeoutError: it did not get its turn in time.
+            ValueError: for a negative size, or an undeclared lane.
 
         Cancellation: while waiting, the place in the queue is given up and the next one moves on; while holding,
         everything is given back.
         """
-        claim = await self._acquire(need_bytes, timeout_seconds, takes_slot=slot)
-        try:
-            yield Reservation(self, claim)
-        finally:
-            self._close(claim)
+        if reservation is not None:
+            return Carving(reservation, not_negative("need_bytes", need_bytes))
+        claim = self._claim(need_bytes, priority, lane, slot=slot, kind=kind)
+        return Reserving(self._keeper, claim, timeout_seconds)
 
-    async def _acquire(self, need_bytes: int, timeout_seconds: float | None, *, takes_slot: bool) -> Claim:
-        if need_bytes < 0:
-            raise ValueError(f"need_bytes must not be negative, got {need_bytes}")
-        room = self.guard.room()
-        if need_bytes > room.largest_need_bytes:
-            raise self._too_large(need_bytes, room)
-        waiter = _Waiter()
-        with self._lock:
-            claim = self._ledger.enqueue(need_bytes, takes_slot=takes_slot)
-            self._waiters[claim] = waiter
-        try:
-            self._pump()
-            with anyio.move_on_after(timeout_seconds) as limit:
-                await anyio.lowlevel.checkpoint()
-                await self._wait_until_granted(claim, waiter)
-            if claim.state is ClaimState.WAITING:
-                waited = timeout_seconds if limit.cancelled_caught else ALONE_SECONDS
-                raise self._timed_out(need_bytes, waited or 0.0)
-        except BaseException:
-            self._close(claim)
-            raise
-        return claim
+    @contextmanager
+    def reserve_blocking(
+        self,
+        need_bytes: int,
+        *,
+        priority: int = 0,
+        timeout_seconds: float | None = None,
+        lane: str | None = None,
+        slot: bool = True,
+        kind: str | None = None,
+    ) -> Iterator[Reservation]:
+        """`reserve` for threads: `with` this.
 
-    async def _wait_until_granted(self, claim: Claim, waiter: _Waiter) -> None:
-        """Sleep until granted, or until nothing has run here for ALONE_SECONDS that could make room by ending.
-
-        The head looks at memory now and then: nobody tells when other programs free some.
+        Raises:
+            RuntimeError: on the thread of an event loop, which it would block.
         """
-        alone_since = None
-        while claim.state is ClaimState.WAITING:
-            with anyio.move_on_after(POLL_SECONDS if self._head is claim else None):
-                await waiter.wait()
-            self._pump()
-            if self._head is not claim or self._ledger.slots_taken:
-                alone_since = None
-            elif alone_since is None:
-                alone_since = anyio.current_time()
-            elif anyio.current_time() - alone_since >= ALONE_SECONDS:
-                return
+        claim = self._claim(need_bytes, priority, lane, slot=slot, kind=kind)
+        if is_on_event_loop():
+            raise RuntimeError("reserve_blocking() would block this event loop; use `async with reserve(...)` there")
+        with acquire_blocking(self._keeper, claim, timeout_seconds) as held:
+            yield held
 
-    def _pump(self) -> None:
-        """Grant as many heads as fit now, and wake them; wake a new head too, so that it begins to look."""
-        woken = []
-        with self._lock:
-            try:
-                while self._ledger.waiting and (claim := self._ledger.grant_head(self.guard.room())):
-                    self._granted += 1
-                    self._peak_active = max(self._peak_active, self._ledger.slots_taken)
-                    self._peak_reserved_bytes = max(self._peak_reserved_bytes, self._ledger.reserved_bytes)
-                    woken.append(self._waiters.pop(claim))
-            finally:  # also when memory cannot be read: what is granted by then is granted, and somebody has to look
-                head = self._ledger.waiting[0] if self._ledger.waiting else None
-                if head is not None and head is not self._head:
-                    woken.append(self._waiters[head])
-                self._head = head
-                for waiter in woken:  # under the lock, so that none of them can have closed and left its loop by now
-                    waiter.wake()
+    def reserve_nowait(
+        self,
+        need_bytes: int,
+        *,
+        priority: int = 0,
+        lane: str | None = None,
+        slot: bool = True,
+        kind: str | None = None,
+    ) -> Reservation:
+        """Reserve now or not at all, from a task or a thread. Use it by `with`, or `release()` it.
 
-    def _close(self, claim: Claim) -> None:
-        with self._lock:
-            self._ledger.close(claim)
-            self._waiters.pop(claim, None)
-        with suppress(Exception):  # if memory cannot be read now, the head will find out; to give back cannot fail
-            self._pump()
-
-    def _mark_used(self, claim: Claim, used_bytes: int) -> None:
-        with self._lock:
-            claim.used_bytes = used_bytes
-
-    def _too_large(self, need_bytes: int, room: MemoryRoom) -> ReservationTooLargeError:
-        with self._lock:
-            self._rejected += 1
-        limit = room.largest_need_limit
-        return ReservationTooLargeError(
-            f"{format_size(need_bytes)} can never fit: at most {format_size(room.largest_need_bytes)} of "
-            f"{format_size(limit.limit_bytes)} may be used ({limit.binding}, {limit.source}); raise that limit or "
-            "ceiling_percent",
-            need_bytes=need_bytes,
-            limit_bytes=limit.limit_bytes,
-            ceiling_bytes=room.largest_need_bytes,
-        )
-
-    def _timed_out(self, need_bytes: int, timeout_seconds: float) -> AdmissionTimeoutError:
-        with self._lock:
-            self._rejected += 1
-            taken, waiting, unused = self._ledger.slots_taken, len(self._ledger.waiting), self._ledger.unused_bytes
-        why = f"{taken} of {self._ledger.max_concurrent} slots (max_concurrent) are taken, {waiting} waiting"
+        Raises:
+            AdmissionRejectedError: it does not fit now, or others wait; its `retry_after_seconds` is an estimate.
+            ReservationTooLargeError: it could not fit even alone.
+        """
+        claim = self._claim(need_bytes, priority, lane, slot=slot, kind=kind)
         try:
-            self.guard.check(need_bytes + unused, admitted=taken == 0)
-        except MemoryPressureError as error:
-            why = f"{why}; {format_size(unused)} are promised to others, and with them {error}"
-        return AdmissionTimeoutError(
-            f"no turn for {format_size(need_bytes)} within timeout_seconds={timeout_seconds:g}: {why}",
-            need_bytes=need_bytes,
-            timeout_seconds=timeout_seconds,
-        )
+            if not self._keeper.take(claim, tries=BUSY_TRIES):
+                refusals.refuse_too_large(self._keeper, claim)
+                raise refusals.rejected(self._keeper, claim)
+            return Reservation(self._keeper, claim)
+        except BaseException:
+            self._keeper.close(claim)
+            raise
+
+    def lane(self, name: str, *, max_concurrent: int) -> None:
+        """Declare a lane, for `reserve(lane=name)`: no more than `max_concurrent` of its work at once.
+
+        In a container that counts over all processes. Declaring it again changes the limit.
+        """
+        if max_concurrent < 1:
+            raise ValueError(f"max_concurrent must be at least 1, got {max_concurrent}")
+        if name not in self._keeper.ledger.lanes and len(self._keeper.ledger.lanes) >= MAX_LANES:
+            raise ValueError(f"a controller has at most {MAX_LANES} lanes")
+        self._keeper.set_lane(name, max_concurrent)
+
+    def safe_batch_size(self, max_batch_size: int, bytes_per_item: int) -> int:
+        """How many items of `bytes_per_item` the memory that is free now has room for: from 1 to `max_batch_size`."""
+        if max_batch_size < 1 or bytes_per_item < 1:
+            raise ValueError(
+                "max_batch_size and bytes_per_item must be at least 1, got "
+                f"max_batch_size={max_batch_size}, bytes_per_item={bytes_per_item}"
+            )
+        return max(1, min(max_batch_size, self.statistics().budget_bytes // bytes_per_item))
+
+    def current_reservation(self) -> Reservation | None:
+        """The reservation that the running task holds from this controller, with a slot; None if it holds none."""
+        for claim, is_own in entered_around():
+            root = claim.root
+            if is_own and root.takes_slot and root in self._keeper.ledger.granted:
+                return claim.handle() if claim.handle is not None else None
+        return None
 
     def statistics(self) -> AdmissionStatistics:
         """A frozen look at the controller now."""
-        room = self.guard.room()
-        with self._lock:
-            return AdmissionStatistics(
-                active=self._ledger.slots_taken,
-                waiting=len(self._ledger.waiting),
-                reserved_bytes=self._ledger.reserved_bytes,
-                budget_bytes=max(0, room.new_work_bytes - self._ledger.unused_bytes),
-                granted=self._granted,
-                rejected=self._rejected,
-                peak_active=self._peak_active,
-                peak_reserved_bytes=self._peak_reserved_bytes,
-            )
+        keeper = self._keeper
+        keeper.turn()
+        room, ledger, others = keeper.room(), keeper.ledger, keeper.others
+        return AdmissionStatistics(
+            active=ledger.slots_taken,
+            waiting=ledger.waiting,
+            reserved_bytes=ledger.reserved_bytes,
+            budget_bytes=max(0, room.new_work_bytes - ledger.unused_bytes - others.unused_bytes),
+            granted=keeper.granted,
+            rejected=keeper.rejected,
+            orphaned=keeper.orphaned,
+            peak_active=keeper.peak_active,
+            peak_reserved_bytes=keeper.peak_reserved_bytes,
+            others_active=others.slots_taken,
+            others_reserved_bytes=others.reserved_bytes,
+            max_concurrent=ledger.max_concurrent,
+            scope=keeper.scope.describe(),
+        )
+
+    def _claim(self, need_bytes: int, priority: int, lane: str | None, *, slot: bool, kind: str | None) -> Claim:
+        if type(need_bytes) is not int or need_bytes < 0:
+            not_negative("need_bytes", need_bytes)
+        claim = Claim(need_bytes)
+        if lane is not None and lane not in self._keeper.ledger.lanes:
+            raise ValueError(f"lane {lane!r} is not declared; call lane({lane!r}, max_concurrent=...) first")
+        if not slot:
+            claim.takes_slot = False
+        if lane is not None:
+            claim.lane = lane
+        if priority:
+            claim.priority = priority
+        if kind is not None:
+            claim.kind, claim.asked_bytes = kind, need_bytes
+            claim.need_bytes = self._keeper.corrected(kind, need_bytes)
+        return claim
 
 
 _default: AdmissionController | None = None

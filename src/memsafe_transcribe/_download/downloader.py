@@ -25,8 +25,13 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 class Admission(Protocol):
     """What a downloader needs of an admission controller."""
 
-    def reserve(self, need_bytes: int, *, timeout_seconds: float | None = None) -> AbstractAsyncContextManager[Any]:
-        """Hold a slot and bytes."""
+    def reserve(
+        self, need_bytes: int, *, timeout_seconds: float | None = None, reservation: Any = None
+    ) -> AbstractAsyncContextManager[Any]:
+        """Hold a slot and bytes, or a part of `reservation`."""
+
+    def current_reservation(self) -> Any:
+        """What the running task holds already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,7 @@ class SafeDownloader:
         self,
         url: str,
         *,
+        reservation: Any = None,
         queue_timeout_seconds: float | None = None,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> AsyncIterator[DownloadedFile]:
@@ -92,12 +98,14 @@ class SafeDownloader:
 
         Args:
             url: http or https.
+            reservation: download on this reservation's slot and bytes instead of queueing for others; by default on
+                that which the running task holds, if it does.
             queue_timeout_seconds: how long to wait for a slot; None for as long as it takes.
             on_progress: called with (bytes so far, announced bytes or None) after each MiB.
 
         Raises:
             UrlBlockedError, DownloadTooLargeError, HTTPStatusError, SpoolError, or another `DownloadError`.
-            AdmissionError: no slot or no memory in time.
+            AdmissionError: no slot or no memory in time, or too little left in the reservation.
 
         Cancellation: the connection is closed and the file is gone.
 
@@ -105,17 +113,18 @@ class SafeDownloader:
         """
         rules.check_url(url)
         with ExitStack() as opened:
-            async with self._reserve(queue_timeout_seconds):
+            async with self._reserve(reservation, queue_timeout_seconds):
                 file = opened.enter_context(_Spooled(self.spool_dir, rules.shown(url), self.max_bytes))
                 downloaded = await self._download(url, file, on_progress or (lambda done, total: None))
             yield downloaded
 
-    def _reserve(self, timeout_seconds: float | None) -> AbstractAsyncContextManager[Any]:
+    def _reserve(self, reservation: Any, timeout_seconds: float | None) -> AbstractAsyncContextManager[Any]:
         if self._admission is None:
             from memsafe_transcribe import default_admission  # the room below may not know the one above
 
             self._admission = default_admission()
-        return self._admission.reserve(_NEED_BYTES, timeout_seconds=timeout_seconds)
+        held = reservation or self._admission.current_reservation()
+        return self._admission.reserve(_NEED_BYTES, timeout_seconds=timeout_seconds, reservation=held)
 
     async def _download(
         self, url: str, file: "_Spooled", on_progress: Callable[[int, int | None], None]

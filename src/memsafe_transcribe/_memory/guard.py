@@ -3,47 +3,29 @@
 import os
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
 
 import anyio
 
 from .._errors import MemoryPressureError
 from .._units import format_size, parse_size
-from . import pressure, reading
-from .pressure import MemoryLevel, MemoryRoom, Reading, Term, Thresholds
+from . import pressure
+from .cleanup import cleanup
+from .judging import Judge, MemorySnapshot
+from .pressure import MemoryRoom, Term, Thresholds
+from .reader import shared_reader
+from .watching import Listeners, watching
 
 POLL_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class MemorySnapshot:
-    """One look at memory.
-
-    Attributes:
-        limit_bytes: the limit with the least headroom, over the cgroup hierarchy, the host and `limit_bytes`.
-        used_bytes: what counts against it: without clean file cache, with tmpfs.
-        headroom_bytes: limit_bytes - used_bytes.
-        percent: used_bytes in percent of limit_bytes.
-        level: the worst level over all limits.
-        source: the file or setting that the limit was read from.
-        binding: which limit it is: a level of the cgroup hierarchy, the host, or the application's own.
-        working_set_bytes: usage without inactive file cache, the figure Kubernetes shows.
-        process_rss_bytes: the resident size of this process alone.
-    """
-
-    limit_bytes: int
-    used_bytes: int
-    headroom_bytes: int
-    percent: float
-    level: MemoryLevel
-    source: str
-    binding: str
-    working_set_bytes: int
-    process_rss_bytes: int
-
-
 class MemoryGuard:
     """Answers from the container's own figures, read afresh at each question.
+
+    With `async with guard:` it also watches in the background and calls whoever asked by `on_level`.
 
     Args:
         threshold_percent: new work is let in while use stays under this part of the limit.
@@ -60,9 +42,9 @@ class MemoryGuard:
         self, *, threshold_percent: float = 60.0, ceiling_percent: float = 90.0, limit_bytes: int | None = None
     ) -> None:
         self._thresholds = Thresholds(threshold_percent, ceiling_percent)
-        self._limit_source = "limit_bytes"
+        source = "limit_bytes"
         if limit_bytes is None and (text := os.environ.get("MEMSAFE_LIMIT")):
-            self._limit_source = "MEMSAFE_LIMIT"
+            source = "MEMSAFE_LIMIT"
             try:
                 limit_bytes = parse_size(text)
             except ValueError as error:
@@ -70,60 +52,72 @@ class MemoryGuard:
         if limit_bytes is not None and not isinstance(limit_bytes, int):
             raise TypeError(f"limit_bytes must be a whole number of bytes, such as 512 * MiB; got {limit_bytes!r}")
         if limit_bytes is not None and limit_bytes <= 0:
-            raise ValueError(f"{self._limit_source} must be more than 0 bytes, got {limit_bytes}")
-        self._limit_bytes = limit_bytes
+            raise ValueError(f"{source} must be more than 0 bytes, got {limit_bytes}")
+        reader = shared_reader()
+        tree = None if limit_bytes is None else reader.tree_gauge(limit_bytes, source)
+        self._judge = Judge(reader, tree, self._thresholds)
+        self._listeners = Listeners()
+        self._watch: AsyncExitStack | None = None
 
-    def _read(self) -> Reading:
-        return reading.read(self._limit_bytes, self._limit_source)
+    @property
+    def threshold_percent(self) -> float:
+        """The part of the limit under which new work is let in."""
+        return self._thresholds.threshold_percent
+
+    @property
+    def ceiling_percent(self) -> float:
+        """The part of the limit up to which admitted work may go on."""
+        return self._thresholds.ceiling_percent
 
     def snapshot(self) -> MemorySnapshot:
-        """Read limit and use now."""
-        return self._snapshot(self._read())
+        """Read all limits and uses now."""
+        return self._judge.look().snapshot
 
-    def _snapshot(self, now: Reading) -> MemorySnapshot:
-        term = pressure.binding_term(now.terms)
-        return MemorySnapshot(
-            limit_bytes=term.limit_bytes,
-            used_bytes=term.used_bytes,
-            headroom_bytes=term.headroom_bytes,
-            percent=100 * term.used_bytes / max(1, term.limit_bytes),
-            level=pressure.level(now.terms, self._thresholds),
-            source=term.source,
-            binding=term.binding,
-            working_set_bytes=term.working_set_bytes,
-            process_rss_bytes=now.process_rss_bytes,
-        )
+    def room(self, *, exact: bool = True) -> MemoryRoom:
+        """How many more bytes may be taken now, before anything that is promised to others is taken off.
 
-    def room(self) -> MemoryRoom:
-        """How many more bytes may be taken now, before anything that is promised to others is taken off."""
-        return pressure.room(self._read().terms, self._thresholds)
+        Args:
+            exact: leave out clean file cache. Without it this is quicker and never says more than there is.
+        """
+        return self._judge.room(exact=exact)
 
-    def check(self, need_bytes: int = 0, *, admitted: bool = False) -> MemorySnapshot:
+    def check(
+        self, need_bytes: int = 0, *, admitted: bool = False, threshold_percent: float | None = None
+    ) -> MemorySnapshot:
         """Ask whether `need_bytes` more would still fit. Reserves nothing.
+
+        Use is read afresh; in the snapshot that comes back, limits, the share of clean file cache and the resident
+        size may be 100 ms old. What is refused is refused by statistics read afresh.
 
         Args:
             need_bytes: what the next step will allocate.
             admitted: judge by the ceiling instead of the threshold: for work that already holds a reservation.
+            threshold_percent: judge by this threshold instead of the guard's own.
 
         Raises:
             MemoryPressureError: it would pass; the message names limit, use, need and the setting.
+            OSError: memory cannot be read, as when no descriptors are left.
         """
         if need_bytes < 0:
             raise ValueError(f"need_bytes must not be negative, got {need_bytes}")
-        now = self._read()
-        term = pressure.refusing_term(now.terms, self._thresholds, need_bytes, admitted=admitted)
-        if term is not None:
-            raise self._refusal(term, need_bytes, admitted=admitted)
-        return self._snapshot(now)
+        answer = self._judge.ask(need_bytes, threshold_percent, admitted=admitted)
+        if isinstance(answer, Term):
+            raise self._refusal(answer, need_bytes, threshold_percent, admitted=admitted)
+        return answer
 
-    def _refusal(self, term: Term, need_bytes: int, *, admitted: bool) -> MemoryPressureError:
-        bound = pressure.bounds(term, self._thresholds)
+    def _refusal(
+        self, term: Term, need_bytes: int, threshold_percent: float | None, *, admitted: bool
+    ) -> MemoryPressureError:
+        thresholds = self._thresholds
+        if threshold_percent is not None:
+            thresholds = Thresholds(threshold_percent, thresholds.ceiling_percent)
+        bound = pressure.bounds(term, thresholds)
         upto, setting = (
-            (bound.ceiling_bytes, f"ceiling_percent={self._thresholds.ceiling_percent:g}")
+            (bound.ceiling_bytes, f"ceiling_percent={thresholds.ceiling_percent:g}")
             if admitted
-            else (bound.target_bytes, f"threshold_percent={self._thresholds.threshold_percent:g}")
+            else (bound.target_bytes, f"threshold_percent={thresholds.threshold_percent:g}")
         )
-        if not admitted and term.kind == "host" and upto > term.limit_bytes * self._thresholds.threshold_percent / 100:
+        if not admitted and term.kind == "host" and upto > term.limit_bytes * thresholds.threshold_percent / 100:
             setting = "a host must keep max(512 MiB, 10 % of RAM) available"
         return MemoryPressureError(
             f"{format_size(need_bytes)} more would not fit: {format_size(term.used_bytes)} of "
@@ -136,7 +130,12 @@ class MemoryGuard:
         )
 
     async def wait_until_ok(
-        self, need_bytes: int = 0, *, timeout_seconds: float | None = None, admitted: bool = False
+        self,
+        need_bytes: int = 0,
+        *,
+        timeout_seconds: float | None = None,
+        admitted: bool = False,
+        threshold_percent: float | None = None,
     ) -> MemorySnapshot:
         """Wait until `check` passes; it is asked again every 50 ms.
 
@@ -148,11 +147,55 @@ class MemoryGuard:
         give_up = time.monotonic() + (float("inf") if timeout_seconds is None else timeout_seconds)
         while True:
             try:
-                return self.check(need_bytes, admitted=admitted)
+                return self.check(need_bytes, admitted=admitted, threshold_percent=threshold_percent)
             except MemoryPressureError:
                 if time.monotonic() >= give_up:
                     raise
             await anyio.sleep(POLL_SECONDS)
+
+    def cleanup(self) -> int:
+        """Collect garbage and give free memory back to the system; return how many bytes that really were.
+
+        It stops every thread for as long as a full garbage collection takes.
+        """
+        return cleanup()
+
+    def on_level(self, callback: Callable[[MemorySnapshot], object]) -> Callable[[], None]:
+        """Call `callback` at each change of the level, up or down, while this guard is watching.
+
+        It is called in the event loop of `async with guard`, so it must not block; what it raises is logged. To it,
+        the level is OK before the first call.
+
+        Returns:
+            A function that takes the callback off again.
+        """
+        return self._listeners.add(callback)
+
+    async def __aenter__(self) -> Self:
+        """Begin to watch; often while memory fills, else once a second.
+
+        Raises:
+            RuntimeError: this guard is being watched already.
+        """
+        if self._watch is not None:
+            raise RuntimeError("this guard is watching already: one `async with` for each guard")
+        self._watch = AsyncExitStack()
+        try:
+            await self._watch.enter_async_context(watching(self._judge.look, self._thresholds, self._listeners))
+        except BaseException:
+            self._watch = None
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._watch is not None
+        watch = self._watch
+        try:
+            await watch.__aexit__(kind, error, traceback)
+        finally:
+            self._watch = None
 
 
 _default: MemoryGuard | None = None

@@ -1,10 +1,27 @@
-"""Pure rules: from limits and uses to levels, and to how much more may be used."""
+"""Pure rules: from limits and uses to levels, to how much more may be used, and to when to look again."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Literal, NamedTuple, Protocol
 
 from .._units import GiB, MiB
+
+MARGIN_PERCENT = 5  # of the limit: how far below a level's start use must fall before the level does
+DWELL_SECONDS = 2.0  # and for how long
+SCARCE_CACHE_PERCENT = 5  # of the limit: with more clean cache than that, touching the limit is everyday life
+MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.02, 1.0
+
+Kind = Literal["limit", "host"]
+
+
+class Limited(Protocol):
+    """What the rules need to know of a limit: its size, and whether it is a machine's RAM."""
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def limit_bytes(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +29,7 @@ class Term:
     """One limit, and what counts against it.
 
     Attributes:
-        kind: "limit" for a cgroup or an explicit limit, "host" for a machine's RAM.
+        kind: "limit" for a cgroup, an rlimit or an explicit limit, "host" for a machine's RAM.
         binding: what it limits, for people: `cgroup v2 /kubepods/pod1`, `host`, `limit_bytes`.
         source: where the limit was read.
         limit_bytes: the limit.
@@ -20,7 +37,7 @@ class Term:
         working_set_bytes: usage without inactive file cache, as Kubernetes counts it.
     """
 
-    kind: Literal["limit", "host"]
+    kind: Kind
     binding: str
     source: str
     limit_bytes: int
@@ -30,14 +47,6 @@ class Term:
     @property
     def headroom_bytes(self) -> int:
         return self.limit_bytes - self.used_bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Every limit that holds for this process now, and the resident size of the process itself."""
-
-    terms: tuple[Term, ...]
-    process_rss_bytes: int
 
 
 class MemoryLevel(IntEnum):
@@ -71,43 +80,140 @@ class Bounds:
     target_bytes: int
     ceiling_bytes: int
 
+    @property
+    def starts(self) -> tuple[int, int, int]:
+        """The use from which a limit is ELEVATED, HIGH, CRITICAL."""
+        return -(-self.target_bytes * 5 // 6), self.target_bytes, self.ceiling_bytes
 
-@dataclass(frozen=True, slots=True)
-class MemoryRoom:
+
+class MemoryRoom(NamedTuple):
     """How many more bytes new work, and admitted work, may take now. Negative when already over."""
 
     new_work_bytes: int
     admitted_work_bytes: int
     largest_need_bytes: int  # what a job could take if nothing else used any memory
     largest_need_limit: Term  # the limit that allows no more
+    largest_new_work_bytes: int = 0  # what new work could take if nothing else used any memory
 
 
-def bounds(term: Term, thresholds: Thresholds) -> Bounds:
+@dataclass(frozen=True, slots=True)
+class Events:
+    """How often, since a cgroup was made, the kernel had to act at its limit; and what could be dropped there.
+
+    Attributes:
+        oom: reclaiming was not enough, or a process was killed for it.
+        at_max: use reached the limit that kills, and memory was reclaimed.
+        at_high: use reached the limit that throttles.
+        clean_bytes: the clean file cache that was left when these were read.
+        limit_bytes: the limit.
+    """
+
+    oom: int
+    at_max: int
+    at_high: int
+    clean_bytes: int
+    limit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LevelState:
+    """A level, and how long use has been calm enough for a lower one.
+
+    Attributes:
+        level: the level that holds.
+        calm_since_seconds: since when use has been a margin below the start of `level`; None if it is not.
+        calmed: the highest level that use, with the margin, was in since then: how far down it may go.
+    """
+
+    level: MemoryLevel = MemoryLevel.OK
+    calm_since_seconds: float | None = None
+    calmed: MemoryLevel = MemoryLevel.OK
+
+
+def bounds(limit: Limited, thresholds: Thresholds) -> Bounds:
     """Where one limit puts the target and the ceiling.
 
     A host without a limit of its own and with more than 4 GiB of RAM is shared with much else and always fairly
     full: there, new work has to leave max(512 MiB, 10 % of RAM) available, instead of staying under the threshold.
     """
-    ceiling = int(term.limit_bytes * thresholds.ceiling_percent / 100)
-    if term.kind == "host" and term.limit_bytes > 4 * GiB:
-        target = term.limit_bytes - max(512 * MiB, term.limit_bytes // 10)
+    ceiling = int(limit.limit_bytes * thresholds.ceiling_percent / 100)
+    if limit.kind == "host" and limit.limit_bytes > 4 * GiB:
+        target = limit.limit_bytes - max(512 * MiB, limit.limit_bytes // 10)
     else:
-        target = int(term.limit_bytes * thresholds.threshold_percent / 100)
+        target = int(limit.limit_bytes * thresholds.threshold_percent / 100)
     return Bounds(min(target, ceiling), ceiling)
 
 
-def level(terms: tuple[Term, ...], thresholds: Thresholds) -> MemoryLevel:
-    """The worst level over all limits."""
-    worst = MemoryLevel.OK
+def level(terms: tuple[Term, ...], thresholds: Thresholds, margin_percent: int = 0) -> MemoryLevel:
+    """The worst level over all limits, if each had `margin_percent` of it more in use."""
+    worst = 0
     for term in terms:
-        bound = bounds(term, thresholds)
-        if term.used_bytes >= bound.ceiling_bytes:
+        used = term.used_bytes + term.limit_bytes * margin_percent // 100
+        worst = max(worst, sum(used >= start for start in bounds(term, thresholds).starts))
+    return MemoryLevel(worst)
+
+
+def next_level(
+    state: LevelState,
+    terms: tuple[Term, ...],
+    thresholds: Thresholds,
+    now_seconds: float,
+    event_level: MemoryLevel = MemoryLevel.OK,
+) -> LevelState:
+    """The level after one more look: up at once, down after a margin and a dwell.
+
+    Args:
+        state: what held until now.
+        terms: what was read.
+        thresholds: where the levels begin.
+        now_seconds: a clock that does not go back.
+        event_level: what the kernel's events since the last look make of it.
+    """
+    raw = max(level(terms, thresholds), event_level)
+    if raw >= state.level:
+        return LevelState(raw)
+    calm = max(level(terms, thresholds, MARGIN_PERCENT), event_level)
+    if calm >= state.level:
+        return LevelState(state.level)
+    if state.calm_since_seconds is None:
+        return LevelState(state.level, now_seconds, calm)
+    calmed = max(calm, state.calmed)
+    if now_seconds - state.calm_since_seconds < DWELL_SECONDS:
+        return LevelState(state.level, state.calm_since_seconds, calmed)
+    return LevelState(calmed)
+
+
+def event_level(before: Mapping[str, Events], after: Mapping[str, Events]) -> MemoryLevel:
+    """The level that the kernel's events since the last look call for; by name of the limit that they happened at.
+
+    A limit that is touched while there is file cache to drop is everyday life: the kernel lets the cache fill all
+    that is free. Only where hardly any is left does it mean that memory is short.
+    """
+    worst = MemoryLevel.OK
+    for name, now in after.items():
+        past = before.get(name, now)
+        is_scarce = now.clean_bytes * 100 < now.limit_bytes * SCARCE_CACHE_PERCENT
+        if now.oom > past.oom or (now.at_max > past.at_max and is_scarce):
             return MemoryLevel.CRITICAL
-        if term.used_bytes >= bound.target_bytes:
-            worst = max(worst, MemoryLevel.HIGH)
-        elif term.used_bytes * 6 >= bound.target_bytes * 5:
-            worst = max(worst, MemoryLevel.ELEVATED)
+        if now.at_high > past.at_high and is_scarce:
+            worst = MemoryLevel.HIGH
     return worst
+
+
+def poll_seconds(
+    before: tuple[Term, ...], after: tuple[Term, ...], elapsed_seconds: float, thresholds: Thresholds
+) -> float:
+    """When to look again: after half the time in which memory, filling as it did, would reach the next level."""
+    if elapsed_seconds <= 0:
+        return MIN_POLL_SECONDS
+    soonest = MAX_POLL_SECONDS
+    used_before = {(term.binding, term.source): term.used_bytes for term in before}
+    for term in after:
+        filled = term.used_bytes - used_before.get((term.binding, term.source), term.used_bytes)
+        for start in bounds(term, thresholds).starts:
+            if filled > 0 and start > term.used_bytes:
+                soonest = min(soonest, (start - term.used_bytes) * elapsed_seconds / filled / 2)
+    return max(MIN_POLL_SECONDS, soonest)
 
 
 def room(terms: tuple[Term, ...], thresholds: Thresholds) -> MemoryRoom:
@@ -119,6 +225,7 @@ def room(terms: tuple[Term, ...], thresholds: Thresholds) -> MemoryRoom:
         admitted_work_bytes=min(bound.ceiling_bytes - term.used_bytes for term, bound in pairs),
         largest_need_bytes=lowest_bound.ceiling_bytes,
         largest_need_limit=lowest,
+        largest_new_work_bytes=min(bound.target_bytes for _, bound in pairs),
     )
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import anyio
 
-from .._admission.controller import AdmissionController, Reservation, default_admission
+from .._admission.controller import AdmissionController, default_admission
+from .._admission.reservation import Reservation
 from .._audio.chunker import chunk_samples
 from .._audio.decoder import SAMPLE_RATE_HZ, open_decoder, peak_bytes
 from .._download.downloader import SafeDownloader
@@ -94,6 +95,7 @@ class ChunkedTranscriber:
         prompt: str | None = None,
         deadline_seconds: float | None = None,
         on_progress: OnProgress | None = None,
+        reservation: Reservation | None = None,
     ) -> Transcript:
         """Transcribe the whole source.
 
@@ -104,6 +106,8 @@ class ChunkedTranscriber:
             prompt: words that help the engine, such as names.
             deadline_seconds: give up after this time.
             on_progress: called from the event loop with a `Progress`.
+            reservation: run on this reservation's slot and bytes instead of queueing for others; by default on that
+                which the running task holds from this admission, if it does.
 
         Raises:
             DownloadError, AudioDecodeError, TranscriberFailedError, AdmissionError, MemoryPressureError, OSError:
@@ -119,7 +123,9 @@ class ChunkedTranscriber:
         """
         segments: list[Segment] = []
         with anyio.move_on_after(deadline_seconds) as scope:
-            async with self.stream(source, language=language, prompt=prompt, on_progress=on_progress) as stream:
+            async with self.stream(
+                source, language=language, prompt=prompt, on_progress=on_progress, reservation=reservation
+            ) as stream:
                 segments.extend([segment async for segment in stream])
             return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps)
         assert scope.cancelled_caught
@@ -133,6 +139,7 @@ class ChunkedTranscriber:
         language: str | None = None,
         prompt: str | None = None,
         on_progress: OnProgress | None = None,
+        reservation: Reservation | None = None,
     ) -> AsyncIterator[SegmentStream]:
         """Transcribe chunk by chunk: `async with` this, then `async for` over the segments.
 
@@ -144,17 +151,20 @@ class ChunkedTranscriber:
         """
         self._check_language(language)
         report = on_progress or (lambda progress: None)
-        async with self._engine_open(), self._opened(source, report) as (fd, name):
+        held = reservation or self._admission.current_reservation()
+        async with self._engine_open(), self._opened(source, held, report) as (fd, name):
             report(Progress("waiting"))
             need_bytes = peak_bytes(fd) + _CHUNK_COPIES * self._chunk_bytes
             async with (
-                self._admission.reserve(need_bytes, timeout_seconds=self._queue_timeout_seconds) as reservation,
+                self._admission.reserve(
+                    need_bytes, timeout_seconds=self._queue_timeout_seconds, reservation=held
+                ) as job,
                 open_decoder(fd, name, max_audio_seconds=self._max_audio_seconds) as decoder,
             ):
 
                 async def on_chunk(stream: SegmentStream) -> None:
                     report(Progress("transcribing", stream.duration_seconds, decoder.info.duration_seconds))
-                    reservation.mark_used(resident_bytes(decoder.pid))
+                    job.mark_used(resident_bytes(decoder.pid))
                     if self._engine_reservation is not None and stream.duration_seconds:
                         self._engine_reservation.mark_used(self._engine.capabilities.resident_bytes)
                     await self._stay_below_ceiling()
@@ -176,7 +186,9 @@ class ChunkedTranscriber:
             raise ValueError(f"engine {self._engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
 
     @asynccontextmanager
-    async def _opened(self, source: Source, report: OnProgress) -> AsyncIterator[tuple[int, str]]:
+    async def _opened(
+        self, source: Source, held: Reservation | None, report: OnProgress
+    ) -> AsyncIterator[tuple[int, str]]:
         """The source as an open descriptor, and what to call it in messages."""
         if isinstance(source, str):
             if not source.lower().startswith(("http://", "https://")):
@@ -184,6 +196,7 @@ class ChunkedTranscriber:
             report(Progress("waiting"))
             async with self._downloader.fetch(
                 source,
+                reservation=held,
                 queue_timeout_seconds=self._queue_timeout_seconds,
                 on_progress=lambda done, total: report(Progress("downloading", done, total)),
             ) as file:

@@ -1,0 +1,54 @@
+"""What is checked, and how: `nox -l` lists the sessions, `nox -s NAME -- ARGUMENTS` passes arguments to pytest."""
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = True
+nox.options.sessions = ["tests", "coverage"]
+
+SOURCE = Path("src/memsafe_transcribe")
+# Files that decide without a clock and without I/O, so that no line and no branch of them need go untested.
+PURE = ("_memory/pressure.py", "_admission/ledger.py", "_admission/estimates.py", "_admission/table.py")
+LONG = ("tests/memory", "tests/admission")
+# What a kernel with cgroup v2 must say itself.
+REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def tests(session: nox.Session) -> None:
+    """All tests, on every Python that is supported."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def long(session: nox.Session) -> None:
+    """The state machines and properties, with many more examples than on every day."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", *(session.posargs or LONG), env={"MEMSAFE_TEST_PROFILE": "long"})
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Every line and every branch of the pure files, by the tests of memory and admission alone."""
+    if absent := [name for name in PURE if not (SOURCE / name).is_file()]:
+        session.error(f"not there to be measured: {', '.join(absent)}")
+    session.install("-e", ".[dev]")
+    data = {"COVERAGE_FILE": str(Path(session.virtualenv.location) / "coverage")}
+    # With the source named, a file that no test imports counts as uncovered, instead of not at all.
+    session.run(
+        "coverage", "run", "--branch", f"--source={SOURCE}", "-m", "pytest", *(session.posargs or LONG), env=data
+    )
+    pure = ",".join(str(SOURCE / name) for name in PURE)
+    session.run("coverage", "report", f"--include={pure}", "--show-missing", "--fail-under=100", env=data)
+
+
+@nox.session
+def cgroup2(session: nox.Session) -> None:
+    """On a kernel with cgroup v2, in an emulated machine; CI is set, so that nothing there is skipped."""
+    session.install("-e", ".[dev]")
+    machine = ("python", "-m", "tests.cgroup2.machine", "--seconds", "1800", "--")
+    session.run(*machine, "env", "CI=1", "python", "-m", "pytest", *(session.posargs or REAL_KERNEL))
