@@ -539,13 +539,21 @@ def test_a_head_of_another_member_is_passed_a_few_times_only() -> None:
     assert head.passes == MAX_PASSES
 
 
+def wait_for_others(ledger: Ledger, others: Others, *tenths: int, lower_bound: int | None = None) -> None:
+    """Look at these tenths of seconds, as a keeper that polls: it is always somebody else's turn."""
+    for tenth in tenths:
+        if lower_bound is not None:
+            assert ledger.grant_next(room(lower_bound), others, may_pass=False) is None
+        assert ledger.grant_next(room(100), others, now_seconds=tenth / 10) is None
+
+
 def test_a_head_that_lets_its_turn_go_by_holds_others_up_for_a_second() -> None:
     """One that fits and is not taken is kept out by a limit of its own: after a second it is no obstacle any more."""
     head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0), Ledger(3)
     others, own = Others(heads=(head,)), new_claim(10)
     waiting(ledger, own)
-    assert ledger.grant_next(room(9), others, now_seconds=5.0) is None  # it does not fit yet
-    assert ledger.grant_next(room(100), others, now_seconds=10.0) is None
+    assert ledger.grant_next(room(9), others, now_seconds=9.8) is None  # it does not fit yet
+    wait_for_others(ledger, others, *range(100, 110, 2))
     assert ledger.grant_next(room(100), others, now_seconds=10.99) is None
     assert ledger.grant_next(room(100), others, now_seconds=11.0) is own
     assert head.passes == 0
@@ -556,13 +564,21 @@ def test_a_head_is_given_its_second_anew() -> None:
     head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0), Ledger(3)
     others, own = Others(heads=(head,)), new_claim(50)
     waiting(ledger, own)
-    assert ledger.grant_next(room(100), others, now_seconds=10.0) is None
-    assert ledger.grant_next(room(9), others, now_seconds=10.5) is None
-    assert ledger.grant_next(room(100), others, now_seconds=11.5) is None
-    assert ledger.grant_next(room(100), others, now_seconds=12.0) is None
+    wait_for_others(ledger, others, 100, 102)
+    assert ledger.grant_next(room(9), others, now_seconds=10.4) is None
+    wait_for_others(ledger, others, *range(106, 116, 2))
     another = Others(heads=(Head(1, 10, takes_slot=True, order_seconds=-0.5, passes=0),))
-    assert ledger.grant_next(room(100), another, now_seconds=12.6) is None
-    assert ledger.grant_next(room(100), another, now_seconds=13.6) is own
+    wait_for_others(ledger, another, *range(116, 126, 2))
+    assert ledger.grant_next(room(100), another, now_seconds=12.6) is own
+
+
+def test_a_head_is_given_its_second_anew_after_a_time_in_which_nobody_looked() -> None:
+    """While all slots are taken nobody looks: that it was there before and after says nothing of the time between."""
+    head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0), Ledger(3)
+    others, own = Others(heads=(head,)), new_claim(10)
+    waiting(ledger, own)
+    wait_for_others(ledger, others, 100, 150, *range(152, 160, 2))
+    assert ledger.grant_next(room(100), others, now_seconds=16.0) is own
 
 
 @pytest.mark.parametrize("lower_bound", [5, 100])
@@ -571,9 +587,8 @@ def test_a_head_is_given_its_second_by_the_exact_room_only(lower_bound: int) -> 
     head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0), Ledger(3)
     others, own = Others(heads=(head,)), new_claim(10)
     waiting(ledger, own)
-    for now_seconds, expected in (10.0, None), (10.9, None), (11.1, own):
-        assert ledger.grant_next(room(lower_bound), others, may_pass=False) is None
-        assert ledger.grant_next(room(100), others, now_seconds=now_seconds) is expected
+    wait_for_others(ledger, others, *range(100, 110, 2), lower_bound=lower_bound)
+    assert ledger.grant_next(room(100), others, now_seconds=11.0) is own
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from .claims import CLOSED, GRANTED, NOBODY, WAITING, Claim, Head, Others
 PRIORITY_SECONDS = 10.0
 MAX_PASSES = 8
 UNTAKEN_SECONDS = 1.0
+_GAP_SECONDS = 0.25  # several polls
 _LOOKAHEAD = 16  # so that a decision costs the same however many wait
 _SWEEP_AT = 64
 
@@ -52,7 +53,8 @@ class Ledger:
         self.unused_bytes = 0
         self.lanes: dict[str, _Lane] = {}
         # Claims of one lane, priority and kind stand in order of arrival. Those that left the middle stay until swept.
-        self._untaken: dict[tuple[int, float], float] = {}  # since when heads of others let their turns go by
+        # Since when heads of others let their turns go by, and when that was seen last.
+        self._untaken: dict[tuple[int, float], tuple[float, float]] = {}
         self._queues: dict[tuple[str | None, int, bool], deque[Claim]] = {}
         self._gone = 0
 
@@ -121,7 +123,10 @@ class Ledger:
                     if not may_pass:
                         return None
                     key = claim.member, claim.order_seconds
-                    since = self._untaken[key] = untaken.get(key, now_seconds)
+                    since, last = untaken.get(key, (now_seconds, now_seconds))
+                    if now_seconds - last > _GAP_SECONDS:  # nobody looked meanwhile: it may have had no turn
+                        since = now_seconds
+                    self._untaken[key] = since, now_seconds
                     if now_seconds - since >= UNTAKEN_SECONDS:  # something of its own keeps it out, not this container
                         continue
                     return None
