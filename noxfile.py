@@ -11,7 +11,7 @@ nox.options.sessions = ["tests", "coverage"]
 
 SOURCE = Path("src/memsafe_transcribe")
 # Files that decide without a clock and without I/O, so that no line and no branch of them need go untested.
-PURE = ("_memory/pressure.py", "_admission/ledger.py", "_admission/estimates.py", "_admission/table.py")
+PURE = ("_memory/pressure.py", *(f"_admission/{name}.py" for name in ("claims", "ledger", "estimates", "table")))
 LONG = ("tests/memory", "tests/admission")
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")

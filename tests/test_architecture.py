@@ -24,8 +24,10 @@ ARROWS = {
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
 }
 PURE = {
+    "_admission/claims.py",
     "_admission/estimates.py",
     "_admission/ledger.py",
+    "_admission/table.py",
     "_audio/chunker.py",
     "_audio/encoding.py",
     "_audio/sniff.py",
