@@ -264,7 +264,10 @@ def test_memory_is_flat_in_the_length_of_the_audio(env: dict[str, str], tmp_path
 def test_the_demo_understands_speech(env: dict[str, str]) -> None:
     """Word error rate at most 12 %, with times and the peak of memory."""
     done = command(env, "demo")
-    assert done.returncode == 0, done.stderr
+    # Where it takes longer than ten seconds, it says how far it is; nothing else.
+    progress = r"http://\S+: (waiting for its turn|(downloading|transcribing) \S.*) ?"
+    unasked = [line for line in done.stderr.splitlines() if not re.fullmatch(progress, line)]
+    assert (done.returncode, unasked) == (0, [])
     rate = re.search(r"word error rate +([0-9.]+) % of 113 words", done.stdout)
     assert rate is not None
     assert 0 < float(rate[1]) <= 12

@@ -189,7 +189,7 @@ def member_pids(host: Host) -> list[int]:
     return sorted(member.pid for member in host.shared.present())
 
 
-def file_identity(host: Host) -> tuple[int, int]:
+def file_identity(host: Host) -> tuple[int, int] | None:
     return host.shared._file
 
 

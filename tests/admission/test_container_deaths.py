@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from ..support.needs import cannot
 from . import members
 from .members import Family, until
 
@@ -154,7 +155,7 @@ def test_a_child_with_its_parents_pid_leaves_the_parents_seat(family: Family) ->
     """In a new pid namespace a child may have the very pid of its parent: it must not take itself for it."""
     parent, other = family.start(100), family.start(100)
     if os.geteuid():
-        pytest.skip("namespaces take root")
+        cannot("namespaces take root")
     assert parent.do(members.fork_in_pid_namespaces) == (1, 1)
     assert other.statistics().others_reserved_bytes == 60
 

@@ -10,6 +10,7 @@ import pytest
 import memsafe_transcribe as mt
 from memsafe_transcribe._admission import finding, scope as scope_module
 
+from ..support.needs import cannot, tmpfs
 from . import members
 from .members import Family, Member
 
@@ -169,17 +170,9 @@ def divided(member: Member, why: str) -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own of 1 MiB."""
-    point = tmp_path / "tiny"
-    point.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "memsafe-test", str(point)]).returncode:
-        if os.environ.get("CI"):
-            pytest.fail("mounting takes root")
-        pytest.skip("mounting takes root")
-    try:
+    """A file system of its own of 1 MiB; ask for it before the family, which has to let go of it first."""
+    with tmpfs(tmp_path / "tiny", "size=1m") as point:
         yield point
-    finally:
-        subprocess.run(["umount", "-l", str(point)], check=True)
 
 
 def fill(folder: Path) -> Path:
@@ -190,14 +183,14 @@ def fill(folder: Path) -> Path:
     return path
 
 
-def test_a_full_disk_divides(family: Family, tiny: Path) -> None:
+def test_a_full_disk_divides(tiny: Path, family: Family) -> None:
     """Without room for the file each process takes its part of slots and bytes, and says so once."""
     fill(tiny)
     member = family.start(100, 12, environment={"MEMSAFE_LEDGER_DIR": str(tiny), **WORKERS})
     divided(member, "No space left on device")
 
 
-def test_web_concurrency_divides_too(family: Family, tiny: Path) -> None:
+def test_web_concurrency_divides_too(tiny: Path, family: Family) -> None:
     """The setting of web hosts is heard where ours is not given; without any, the process takes all, and says so."""
     fill(tiny)
     environment = {"MEMSAFE_LEDGER_DIR": str(tiny)}
@@ -211,7 +204,7 @@ def test_web_concurrency_divides_too(family: Family, tiny: Path) -> None:
     assert many.do(members.is_granted, 25) and many.statistics().max_concurrent == 1
 
 
-def test_a_disk_that_fills_later_does_no_harm(family: Family, tiny: Path) -> None:
+def test_a_disk_that_fills_later_does_no_harm(tiny: Path, family: Family) -> None:
     """The file has all its space from the beginning: later members join, hold and give back as ever."""
     environment = {"MEMSAFE_LEDGER_DIR": str(tiny)}
     first = family.start(100, 50, environment=environment)
@@ -224,7 +217,7 @@ def test_a_disk_that_fills_later_does_no_harm(family: Family, tiny: Path) -> Non
     assert first.statistics().others_reserved_bytes == 30
 
 
-def test_a_folder_that_cannot_be_written(family: Family, tiny: Path) -> None:
+def test_a_folder_that_cannot_be_written(tiny: Path, family: Family) -> None:
     """A read-only place divides; so does one that is not there."""
     subprocess.run(["mount", "-o", "remount,ro", str(tiny)], check=True)
     divided(family.start(100, 12, environment={"MEMSAFE_LEDGER_DIR": str(tiny), **WORKERS}), "Read-only file system")
@@ -254,7 +247,7 @@ def test_a_folder_open_to_others_is_not_used(family: Family) -> None:
 def test_a_folder_of_another_user_is_not_used(family: Family) -> None:
     """Nor one that somebody else made beforehand."""
     if os.geteuid():
-        pytest.skip("needs root")
+        cannot("needs root")
     folder, _ = prepared(family)
     folder.mkdir(0o700)
     os.chown(folder, 12345, 12345)

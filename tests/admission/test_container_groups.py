@@ -14,15 +14,9 @@ import pytest
 import memsafe_transcribe as mt
 
 from ..support.groups import GroupsUnavailableError, nested_groups
+from ..support.needs import cannot
 from . import members
 from .members import Family
-
-
-def cannot(reason: str) -> None:
-    """Skip, but never quietly where the tests are there to prove something."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture

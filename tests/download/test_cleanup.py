@@ -14,8 +14,8 @@ import pytest
 import memsafe_transcribe as mt
 
 from ..conftest import Run
+from ..support.needs import tmpfs
 from ..support.server import Exchange, Server
-from .conftest import tmpfs
 
 ANY = mt.UrlPolicy(allow_private=True)
 _WAIT_SECONDS = 30.0

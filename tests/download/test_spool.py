@@ -15,8 +15,8 @@ import memsafe_transcribe as mt
 from memsafe_transcribe._download import spool
 
 from ..conftest import Run, open_descriptors
+from ..support.needs import tmpfs
 from ..support.server import Server
-from .conftest import tmpfs
 from .test_cleanup import half_a_body
 from .test_downloader import ANY, fetched
 

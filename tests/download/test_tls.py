@@ -15,6 +15,7 @@ import pytest
 import memsafe_transcribe as mt
 
 from ..conftest import Run
+from ..support.needs import cannot
 from ..support.server import Exchange, Server
 from .test_downloader import ANY, fetched, refusal
 from .test_hosts import Names, names
@@ -29,8 +30,7 @@ _BAD_RECORD = b"\x17\x03\x03\x00\x20" + bytes(32)
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for NAME and 127.0.0.1 that nobody else trusts, and its key, in one file."""
     if shutil.which("openssl") is None:
-        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
-        give_up("needs the openssl command to make a certificate")
+        cannot("needs the openssl command to make a certificate")
     folder = tmp_path_factory.mktemp("certificate")
     command = "openssl req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -keyout key -out cert"
     subject = ["-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME},IP:127.0.0.1"]

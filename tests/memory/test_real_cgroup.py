@@ -22,6 +22,7 @@ import memsafe_transcribe as mt
 from memsafe_transcribe._memory.reading import filesystem_type
 
 from ..support.groups import Groups, GroupsUnavailableError, nested_groups
+from ..support.needs import cannot
 
 MiB = mt.MiB
 OUTER, INNER = 200 * MiB, 256 * MiB
@@ -191,13 +192,6 @@ def measure(groups: Groups, kind: str, path: Path = Path("-")) -> tuple[dict[str
 
 def environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "MEMSAFE_LIMIT"}
-
-
-def cannot(reason: str) -> None:
-    """Skip, but never quietly where the tests are there to prove something."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 @pytest.fixture

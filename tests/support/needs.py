@@ -1,12 +1,20 @@
-"""A small disk of one's own."""
+"""What some proofs need of the machine: root, a disk of their own."""
 
 import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+
+
+def cannot(reason: str) -> NoReturn:
+    """Skip, but never quietly where the tests are there to prove something."""
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @contextmanager
@@ -16,8 +24,7 @@ def tmpfs(folder: Path, options: str) -> Iterator[Path]:
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, text=True) if os.geteuid() == 0 else None
     if mounted is None or mounted.returncode != 0:
-        give_up = pytest.fail if os.environ.get("CI") else pytest.skip
-        give_up(f"needs root to mount a tmpfs: {mounted.stderr if mounted else 'not root'}")
+        cannot(f"needs root to mount a tmpfs: {mounted.stderr if mounted else 'not root'}")
     try:
         yield folder
     finally:
