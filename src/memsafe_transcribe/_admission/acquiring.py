@@ -1,7 +1,8 @@
 """Waiting for a turn: by a task, and by a thread."""
 
 import time
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import inf
 from types import TracebackType
 
@@ -70,24 +71,12 @@ class Reserving(Reservation):
             raise RuntimeError("given up for lost: its event loop could not be woken, or was taken along by a fork")
 
 
-class Carving:
+@asynccontextmanager
+async def carving(reservation: Reservation, need_bytes: int) -> AsyncIterator[Reservation]:
     """The `async with` of a part of another reservation. It never waits; entering is a checkpoint."""
-
-    def __init__(self, reservation: Reservation, need_bytes: int) -> None:
-        self._reservation = reservation
-        self._need_bytes = need_bytes
-        self._part: AbstractContextManager[Reservation] | None = None
-
-    async def __aenter__(self) -> Reservation:
-        await checkpoint()
-        self._part = self._reservation.carve(self._need_bytes)
-        return self._part.__enter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._part is not None
-        self._part.__exit__(kind, error, trace)
+    await checkpoint()
+    with reservation.carve(need_bytes) as part:
+        yield part
 
 
 def acquire_blocking(keeper: Keeper, claim: Claim, timeout_seconds: float | None) -> Reservation:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from .._memory.guard import MemoryGuard, default_guard
 from . import refusals
-from .acquiring import Carving, Reserving, acquire_blocking
+from .acquiring import Reserving, acquire_blocking, carving
 from .claims import Claim
 from .keeper import BUSY_TRIES, Keeper
 from .reservation import Reservation, entered_around, not_negative
@@ -124,7 +124,7 @@ class AdmissionController:
         everything is given back.
         """
         if reservation is not None:
-            return Carving(reservation, not_negative("need_bytes", need_bytes))
+            return carving(reservation, not_negative("need_bytes", need_bytes))
         claim = self._claim(need_bytes, priority, lane, slot=slot, kind=kind)
         return Reserving(self._keeper, claim, timeout_seconds)
 

@@ -8,12 +8,12 @@ from collections import deque
 from contextlib import suppress
 from math import inf
 
-from .._memory.guard import MemoryGuard
+from .._memory.guard import POLL_SECONDS, MemoryGuard
 from .._memory.pressure import MemoryRoom
-from .claims import CLOSED, GRANTED, WAITING, Claim, Others
+from .claims import CLOSED, GRANTED, NOBODY, WAITING, Claim, Others
 from .estimates import Estimates
 from .ledger import Ledger
-from .scope import POLL_SECONDS, ProcessScope
+from .scope import ProcessScope
 from .waiting import Waiter
 
 BUSY_TRIES = 5  # of what must not wait, while another process has the ledger locked for a moment
@@ -29,7 +29,7 @@ class Keeper:
         self.scope = scope
         self.ledger = Ledger(max_concurrent)
         self.estimates = Estimates()
-        self.others = Others()
+        self.others = NOBODY
         self.granted = self.rejected = self.orphaned = self.peak_active = self.peak_reserved_bytes = 0
         self.entered = 0  # by tasks that did not have to wait
         self.hold_seconds = 0.0
@@ -54,8 +54,7 @@ class Keeper:
             if (others := scope.begin(ledger, tries)) is None:
                 return False
             try:
-                room = self.guard.room(exact=False) if scope.divisor == 1 else self.room(exact=False)
-                taken = ledger.take(claim, room, others) or (
+                taken = ledger.take(claim, self.room(exact=False), others) or (
                     ledger.is_open(claim, others) and ledger.take(claim, self.room(), others)
                 )
                 if taken:
@@ -79,7 +78,7 @@ class Keeper:
         is woken when its time comes, and may sleep for ever (inf).
         """
         with self._lock:
-            if claim.state is WAITING:
+            if claim is self._head:
                 self._pump()
             if claim.state is not WAITING:
                 return None
@@ -163,10 +162,7 @@ class Keeper:
             return
         with self._lock:
             self._close(claim)
-            if self._dropped or self._waiters:
-                self._less_is_held()
-            else:
-                self.scope.publish(self.ledger)
+            self._less_is_held()
 
     def drop(self, claim: Claim) -> None:
         """Note that nobody has the claim's handle any more; it is taken back at the next turn. Takes no lock."""

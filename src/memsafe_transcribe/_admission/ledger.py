@@ -53,10 +53,10 @@ class Ledger:
         self.unused_bytes = 0
         self.lanes: dict[str, _Lane] = {}
         # Claims of one lane, priority and kind stand in order of arrival. Those that left the middle stay until swept.
-        # Since when heads of others let their turns go by, and when that was seen last.
-        self._untaken: dict[tuple[int, float], tuple[float, float]] = {}
         self._queues: dict[tuple[str | None, int, bool], deque[Claim]] = {}
         self._gone = 0
+        # Since when heads of others let their turns go by, and when that was seen last.
+        self._untaken: dict[tuple[int, float], tuple[float, float]] = {}
 
     # -- lanes
 
@@ -83,13 +83,7 @@ class Ledger:
         """Grant a new claim on the spot if nobody waits who could go, and it fits; whether it was granted."""
         if (self.waiting or others.heads) and self._anybody_could_go(others):
             return False
-        taken = self.slots_taken + others.slots_taken
-        if claim.takes_slot and (
-            taken >= self.max_concurrent or (claim.lane is not None and not self._lane_is_open(claim.lane, others))
-        ):
-            return False
-        total = self.unused_bytes + others.unused_bytes + claim.need_bytes
-        if total > room.new_work_bytes and (taken or total > room.admitted_work_bytes):
+        if not self.is_open(claim, others) or not self._fits(claim.need_bytes, room, others):
             return False
         self._grant(claim)
         return True

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from .._memory.guard import POLL_SECONDS
 from .claims import NOBODY, Others
 from .finding import default_folder
 from .ledger import Ledger
@@ -14,7 +15,6 @@ from .table import Member
 
 logger = logging.getLogger("memsafe_transcribe")
 
-POLL_SECONDS = 0.05
 FIRST_POLL_SECONDS = 0.001
 _BUSY_SECONDS = 0.0005  # a turn takes a tenth of that
 _RETRY_SECONDS = 10.0  # where there was no common ledger, look again
@@ -167,11 +167,9 @@ class ContainerScope(ProcessScope):
         self.divisor = workers
         ledger.max_concurrent = max(1, self._max_concurrent // workers)
         self._retry_at = time.monotonic() + _RETRY_SECONDS
-        is_new, self._problem = (
-            self._problem is None,
-            (f"no common ledger ({error}); this process takes 1/{workers} of memory and slots ({setting})"),
-        )
-        if is_new:
+        was_known = self._problem is not None
+        self._problem = f"no common ledger ({error}); this process takes 1/{workers} of memory and slots ({setting})"
+        if not was_known:
             logger.warning("%s", self._problem)
 
 

@@ -15,6 +15,7 @@ import struct
 import time
 from pathlib import Path
 
+from .._memory.kept import identity
 from . import finding, table
 from .claims import Claim, Others
 from .ledger import Ledger
@@ -62,7 +63,8 @@ class SharedLedger:
         self.max_concurrent = max_concurrent
         self.members: tuple[table.Member, ...] = ()
         self._pid = os.getpid()
-        self._fd, self._file = -1, (0, 0)
+        self._fd = -1
+        self._file: tuple[int, int] | None = None
         self._seat: int | None = None
         self._seats = 0
         self._checked_at = -CHECK_SECONDS
@@ -237,16 +239,11 @@ class SharedLedger:
         self._fd, self._seat = -1, None
 
     def _opened(self, fd: int) -> None:
-        found = os.fstat(fd)
-        self._fd, self._file = fd, (found.st_dev, found.st_ino)
+        self._fd, self._file = fd, identity(fd)
 
     def _is_open(self) -> bool:
         """Whether the descriptor still is the ledger's: a host that closes all descriptors may have reused it."""
-        try:
-            found = os.fstat(self._fd)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._file
+        return self._fd >= 0 and identity(self._fd) == self._file
 
     # -- locks
 

@@ -91,7 +91,7 @@ class Judge:
             now = monotonic()
             self._reader.refresh(now)
             usages = self._prepare(now)
-            _, tightest, _ = _weigh(self._lines, usages, 0, False)
+            tightest = self._terms.index(pressure.binding_term(self._terms))
             return Look(self._snapshot(self._lines[tightest].gauge, usages[tightest]), self._terms, now)
 
     def ask(self, need_bytes: int, threshold_percent: float | None, *, admitted: bool) -> MemorySnapshot | Term:
@@ -107,15 +107,16 @@ class Judge:
             level, tightest, fits = _weigh(lines, usages, need_bytes, admitted)
             refusing = None
             if not fits:
-                refusing = self._settle(lines, usages, need_bytes, admitted)
+                if not self._settle(lines, usages, need_bytes, admitted):
+                    thresholds = self._asked(threshold_percent)
+                    refusing = pressure.refusing_term(_terms(lines, usages), thresholds, need_bytes, admitted=admitted)
                 level, tightest, _ = _weigh(lines, usages, need_bytes, admitted)
             if level != self._state.level or self._state.calm_since_seconds is not None:
                 if level > self._state.level:  # by figures that are 100 ms old
                     for line, usage in zip(lines, usages, strict=True):
                         line.gauge.settle(usage)
                     _, tightest, _ = _weigh(lines, usages, need_bytes, admitted)
-                terms = tuple(line.gauge.term(usage) for line, usage in zip(lines, usages, strict=True))
-                self._state = pressure.next_level(self._state, terms, self._thresholds, now)
+                self._state = pressure.next_level(self._state, _terms(lines, usages), self._thresholds, now)
             if refusing is not None:
                 return refusing
             return self._snapshot(lines[tightest].gauge, usages[tightest])
@@ -155,7 +156,7 @@ class Judge:
         self._lines = tuple(_line(gauge, self._thresholds, self._thresholds) for gauge in gauges)
         self._other_lines = {}
         usages = [gauge.usage_bytes() for gauge in gauges]
-        self._terms = tuple(gauge.term(usage) for gauge, usage in zip(gauges, usages, strict=True))
+        self._terms = _terms(self._lines, usages)
         largest = pressure.room(self._terms, self._thresholds)
         self._largest = largest.largest_need_bytes, largest.largest_need_limit, largest.largest_new_work_bytes
         self._live_bounds = [
@@ -183,14 +184,19 @@ class Judge:
     def _lines_for(self, threshold_percent: float) -> tuple[_Line, ...]:
         lines = self._other_lines.get(threshold_percent)
         if lines is None:
-            other = Thresholds(threshold_percent, self._thresholds.ceiling_percent)
+            other = self._asked(threshold_percent)
             lines = tuple(_line(line.gauge, self._thresholds, other) for line in self._lines)
             self._other_lines[threshold_percent] = lines
         return lines
 
-    def _settle(self, lines: Sequence[_Line], usages: Sequence[int], need_bytes: int, admitted: bool) -> Term | None:
-        """Read exactly the uses that seem too much, and return the limit that is really passed by most."""
-        cache_below, most, refusing = 0, 0, None
+    def _asked(self, threshold_percent: float | None) -> Thresholds:
+        """The thresholds to judge by, for a question that may bring one of its own."""
+        own = self._thresholds
+        return own if threshold_percent is None else Thresholds(threshold_percent, own.ceiling_percent)
+
+    def _settle(self, lines: Sequence[_Line], usages: Sequence[int], need_bytes: int, admitted: bool) -> bool:
+        """Read exactly the uses that seem too much; return whether the need fits after all."""
+        cache_below, fits = 0, True
         for line, usage in zip(lines, usages, strict=True):
             gauge, upto = line.gauge, line.critical_bytes if admitted else line.target_bytes
             known_spare = cache_below if gauge.is_nested else 0
@@ -200,10 +206,9 @@ class Judge:
             gauge.settle(usage)
             if gauge.is_nested:
                 cache_below = max(cache_below, gauge.spare_bytes)
-            excess = max(0, usage - gauge.spare_bytes) + need_bytes - upto
-            if excess > most:
-                most, refusing = excess, gauge.term(usage)
-        return refusing
+            if max(0, usage - gauge.spare_bytes) + need_bytes > upto:
+                fits = False
+        return fits
 
     def _exact_room(self) -> tuple[int, int]:
         """The room by exact uses; they are read only where they can make a difference."""
@@ -255,6 +260,10 @@ def _binds_first(outer: _Line, inner: _Line) -> bool:
 def _line(gauge: Gauge, own: Thresholds, asked: Thresholds) -> _Line:
     starts = pressure.bounds(gauge, own).starts
     return _Line(gauge.usage_bytes, gauge, gauge.limit_bytes, *starts, pressure.bounds(gauge, asked).target_bytes)
+
+
+def _terms(lines: Sequence[_Line], usages: Sequence[int]) -> tuple[Term, ...]:
+    return tuple(line.gauge.term(usage) for line, usage in zip(lines, usages, strict=True))
 
 
 def _weigh(lines: Sequence[_Line], usages: Sequence[int], need_bytes: int, admitted: bool) -> tuple[int, int, bool]:

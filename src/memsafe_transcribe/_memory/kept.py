@@ -33,7 +33,7 @@ class KeptFile:
     def __init__(self, path: str) -> None:
         self.path = path
         self.descriptor = _NONE
-        self._identity = (0, 0)
+        self._identity: tuple[int, int] | None = None
 
     def number(self) -> int | None:
         """The file's number; None for "max", and where there is no such file or something else in it."""
@@ -58,7 +58,7 @@ class KeptFile:
         self.close()
         try:
             self.descriptor = os.open(self.path, os.O_RDONLY)  # Python opens with O_CLOEXEC
-            self._identity = _identity(self.descriptor)
+            self._identity = identity(self.descriptor)
             return pread(self.descriptor, size, 0)
         except OSError as error:
             if error.errno in OUT_OF_RESOURCES:
@@ -74,20 +74,17 @@ class KeptFile:
     def close(self) -> None:
         """Close it, if it is still ours. The next reading opens it again."""
         descriptor, self.descriptor = self.descriptor, _NONE
-        if descriptor != _NONE and self._identity == _identity_or_none(descriptor):
+        if descriptor != _NONE and self._identity == identity(descriptor):
             os.close(descriptor)
 
     def _is_ours(self) -> bool:
-        return self._identity == _identity_or_none(self.descriptor)
+        return self._identity == identity(self.descriptor)
 
 
-def _identity(descriptor: int) -> tuple[int, int]:
-    found = os.fstat(descriptor)
-    return found.st_dev, found.st_ino
-
-
-def _identity_or_none(descriptor: int) -> tuple[int, int] | None:
+def identity(descriptor: int) -> tuple[int, int] | None:
+    """What a descriptor leads to: its device and inode; None if it is not open."""
     try:
-        return _identity(descriptor)
+        found = os.fstat(descriptor)
     except OSError:
         return None
+    return found.st_dev, found.st_ino
