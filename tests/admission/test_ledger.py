@@ -581,6 +581,18 @@ def test_a_head_is_given_its_second_anew_after_a_time_in_which_nobody_looked() -
     assert ledger.grant_next(room(100), others, now_seconds=16.0) is own
 
 
+def test_a_head_that_came_in_the_same_moment_has_a_second_of_its_own() -> None:
+    """Two claims of one member may have the same order: that the first let its turn go by says nothing of the other."""
+    ledger, own = Ledger(3), new_claim(10)
+    waiting(ledger, own)
+    first, second = (
+        Others(heads=(Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0, serial=serial),)) for serial in (1, 2)
+    )
+    wait_for_others(ledger, first, *range(100, 110, 2))
+    wait_for_others(ledger, second, *range(110, 120, 2))
+    assert ledger.grant_next(room(100), second, now_seconds=12.0) is own
+
+
 @pytest.mark.parametrize("lower_bound", [5, 100])
 def test_a_head_is_given_its_second_by_the_exact_room_only(lower_bound: int) -> None:
     """A look at a lower bound before, whether it fits there or not, neither begins nor ends that second."""

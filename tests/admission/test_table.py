@@ -57,17 +57,17 @@ def test_what_is_held_is_read_as_it_was_written(
     assert (others.heads, others.seat) == ((), -1)
 
 
-@given(words, orders, words, st.booleans(), st.none() | digests, int64s, st.booleans())
+@given(words, orders, words, words, st.booleans(), st.none() | digests, int64s, st.booleans())
 def test_a_head_is_read_as_it_was_written(
-    need_bytes: int, order: float, passes: int, slot: bool, lane: int | None, limit: int, is_known: bool
+    need_bytes: int, order: float, passes: int, serial: int, slot: bool, lane: int | None, limit: int, is_known: bool
 ) -> None:
     """Any figures come back, passes too; with the lane's name, its number, or None."""
     claim = new_claim(need_bytes, slot=slot)
-    claim.order_seconds, claim.passes = order, passes
+    claim.order_seconds, claim.passes, claim.serial = order, passes, serial
     data = file(3, record(head=table.pack_head(claim, lane or 0, limit)))
     [head] = table.read(data, None, {lane: "scheduler"} if is_known and lane else {}, NOW).others.heads
     name = None if lane is None else "scheduler" if is_known else f"#{lane:x}"
-    assert head == Head(0, need_bytes, slot, order, passes, name, limit)
+    assert head == Head(0, need_bytes, slot, order, passes, name, limit, serial)
 
 
 @given(words, words)

@@ -27,6 +27,7 @@ class Claim:
     parent: "Claim | None" = None
     order_seconds = 0.0  # when it came, less what its priority is worth
     is_queued = False
+    serial = 0  # tells it from all others of its queue, also from those that came in the same moment
     passes = 0  # how often a later one was let in before it
     carved_bytes = 0
     own_used_bytes = 0
@@ -84,6 +85,7 @@ class Head:
     passes: int
     lane: str | None = None
     lane_limit: int = 0
+    serial: int = 0
 
 
 @dataclass(frozen=True, slots=True)

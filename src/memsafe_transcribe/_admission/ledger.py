@@ -55,8 +55,9 @@ class Ledger:
         # Claims of one lane, priority and kind stand in order of arrival. Those that left the middle stay until swept.
         self._queues: dict[tuple[str | None, int, bool], deque[Claim]] = {}
         self._gone = 0
+        self._arrivals = 0
         # Since when heads of others let their turns go by, and when that was seen last.
-        self._untaken: dict[tuple[int, float], tuple[float, float]] = {}
+        self._untaken: dict[tuple[int, int, float], tuple[float, float]] = {}
 
     # -- lanes
 
@@ -76,6 +77,8 @@ class Ledger:
         """Put a new claim in the queue. `now_seconds` never goes back."""
         claim.order_seconds = now_seconds - claim.priority * PRIORITY_SECONDS
         claim.is_queued = True
+        self._arrivals += 1
+        claim.serial = self._arrivals
         self._queues.setdefault((claim.lane, claim.priority, claim.takes_slot), deque()).append(claim)
         self.waiting += 1
 
@@ -116,7 +119,7 @@ class Ledger:
                 if isinstance(claim, Head):
                     if not may_pass:
                         return None
-                    key = claim.member, claim.order_seconds
+                    key = claim.member, claim.serial, claim.order_seconds
                     since, last = untaken.get(key, (now_seconds, now_seconds))
                     if now_seconds - last > _GAP_SECONDS:  # nobody looked meanwhile: it may have had no turn
                         since = now_seconds

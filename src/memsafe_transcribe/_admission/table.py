@@ -6,7 +6,8 @@ cleared by whoever sees that its lease is gone.
 
     header   magic | max_concurrent | seats in use, counted from the first
     record   pid | time of its last poll | held: slots, reserved, unused, 8 x (lane, taken)
-             | head: waits for (0 nothing, 1 bytes, 2 bytes and a slot), order, need, lane, lane's limit | passes
+             | head: waits for (0 nothing, 1 bytes, 2 bytes and a slot), order, need, lane, lane's limit, serial
+             | passes
 """
 
 import struct
@@ -25,7 +26,7 @@ STALE_NS = 1_000_000_000  # a head that has not polled for so long is passed, an
 
 _HEADER = struct.Struct("<8sqq")
 _HELD = struct.Struct("<qqq" + "Qq" * MAX_LANES)
-_HEAD = struct.Struct("<qdqQq")
+_HEAD = struct.Struct("<qdqQqq")
 _WORD = struct.Struct("<q")
 _FRONT = struct.Struct("<qq")
 _HELD_AT = _FRONT.size
@@ -90,7 +91,8 @@ def pack_held(slots_taken: int, reserved_bytes: int, unused_bytes: int, lanes_ta
 def pack_head(head: Claim, lane: int, lane_limit: int) -> bytes:
     """A member's first waiting claim, with its passes."""
     waits = 2 if head.takes_slot else 1
-    return _HEAD.pack(waits, head.order_seconds, head.need_bytes, lane, lane_limit) + _WORD.pack(head.passes)
+    front = _HEAD.pack(waits, head.order_seconds, head.need_bytes, lane, lane_limit, head.serial)
+    return front + _WORD.pack(head.passes)
 
 
 def pack_passes(passes: int) -> bytes:
@@ -142,11 +144,11 @@ def read(data: bytes, own_seat: int | None, lane_names: Mapping[int, str], now_n
                 if digest:
                     name = lane_names.get(digest, f"#{digest:x}")
                     lanes_taken[name] = lanes_taken.get(name, 0) + count
-        waits, order, need_bytes, lane, lane_limit = _HEAD.unpack_from(data, at + _HEAD_AT)
+        waits, order, need_bytes, lane, lane_limit, serial = _HEAD.unpack_from(data, at + _HEAD_AT)
         if waits and now_ns - polled_ns < STALE_NS:
             (passes,) = _WORD.unpack_from(data, at + _PASSES_AT)
             in_lane = lane_names.get(lane, f"#{lane:x}") if lane else None
-            heads.append(Head(seat, need_bytes, waits == 2, order, passes, in_lane, lane_limit))
+            heads.append(Head(seat, need_bytes, waits == 2, order, passes, in_lane, lane_limit, serial))
     seen_from = -1 if own_seat is None else own_seat
     others = Others(slots, reserved, unused, lanes_taken, tuple(heads), seen_from)
     return Table(max_concurrent(data), tuple(members), others, own_passes)
