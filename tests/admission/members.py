@@ -243,20 +243,25 @@ def begin_then_raise(host: Host) -> None:
     raise AssertionError
 
 
+def poll(host: Host) -> None:
+    """Take a turn, as one that waits does: from then on others know that this member lives."""
+    until(lambda: _has_turn(host))
+
+
 def is_locked(host: Host) -> bool:
     """Whether somebody keeps the ledger locked, and not just for a moment."""
-
-    def has_turn() -> bool:
-        others = host.scope.begin(host.keeper.ledger)
-        if others is not None:
-            host.scope.commit(host.keeper.ledger, others)
-        return others is not None
-
     try:
-        until(has_turn, 0.1)
+        until(lambda: _has_turn(host), 0.1)
     except TimeoutError:
         return True
     return False
+
+
+def _has_turn(host: Host) -> bool:
+    others = host.scope.begin(host.keeper.ledger)
+    if others is not None:
+        host.scope.commit(host.keeper.ledger, others)
+    return others is not None
 
 
 def join_while_removed(host: Host) -> None:

@@ -211,7 +211,7 @@ def test_a_stopped_head_is_passed_and_keeps_its_place(family: Family) -> None:
     head.stop_between_turns(holder)
     _passed(head, other, holder, "b")
     head.signal(signal.SIGCONT)
-    until(lambda: bool(head.statistics().waiting))
+    head.do(members.poll)
     other.release("c")
     head.event("in", "b")
     assert not holder.is_in("d")

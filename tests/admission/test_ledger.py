@@ -544,7 +544,14 @@ def wait_for_others(ledger: Ledger, others: Others, *tenths: int, lower_bound: i
     for tenth in tenths:
         if lower_bound is not None:
             assert ledger.grant_next(room(lower_bound), others, may_pass=False) is None
-        assert ledger.grant_next(room(100), others, now_seconds=tenth / 10) is None
+        assert looks(ledger, others, tenth / 10) is None
+
+
+def looks(ledger: Ledger, others: Others, now_seconds: float, room_bytes: int = 100) -> Claim | None:
+    """What is granted if the others have polled just before."""
+    for head in others.heads:
+        head.polled_seconds = now_seconds
+    return ledger.grant_next(room(room_bytes), others, now_seconds=now_seconds)
 
 
 def test_a_head_that_lets_its_turn_go_by_holds_others_up_for_a_second() -> None:
@@ -552,10 +559,10 @@ def test_a_head_that_lets_its_turn_go_by_holds_others_up_for_a_second() -> None:
     head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0), Ledger(3)
     others, own = Others(heads=(head,)), new_claim(10)
     waiting(ledger, own)
-    assert ledger.grant_next(room(9), others, now_seconds=9.8) is None  # it does not fit yet
+    assert looks(ledger, others, 9.8, 9) is None  # it does not fit yet
     wait_for_others(ledger, others, *range(100, 110, 2))
-    assert ledger.grant_next(room(100), others, now_seconds=10.99) is None
-    assert ledger.grant_next(room(100), others, now_seconds=11.0) is own
+    assert looks(ledger, others, 10.99) is None
+    assert looks(ledger, others, 11.0) is own
     assert head.passes == 0
 
 
@@ -565,11 +572,11 @@ def test_a_head_is_given_its_second_anew() -> None:
     others, own = Others(heads=(head,)), new_claim(50)
     waiting(ledger, own)
     wait_for_others(ledger, others, 100, 102)
-    assert ledger.grant_next(room(9), others, now_seconds=10.4) is None
+    assert looks(ledger, others, 10.4, 9) is None
     wait_for_others(ledger, others, *range(106, 116, 2))
     another = Others(heads=(Head(1, 10, takes_slot=True, order_seconds=-0.5, passes=0),))
     wait_for_others(ledger, another, *range(116, 126, 2))
-    assert ledger.grant_next(room(100), another, now_seconds=12.6) is own
+    assert looks(ledger, another, 12.6) is own
 
 
 def test_a_head_is_given_its_second_anew_after_a_time_in_which_nobody_looked() -> None:
@@ -578,7 +585,18 @@ def test_a_head_is_given_its_second_anew_after_a_time_in_which_nobody_looked() -
     others, own = Others(heads=(head,)), new_claim(10)
     waiting(ledger, own)
     wait_for_others(ledger, others, 100, 150, *range(152, 160, 2))
-    assert ledger.grant_next(room(100), others, now_seconds=16.0) is own
+    assert looks(ledger, others, 16.0) is own
+
+
+def test_a_head_that_did_not_poll_is_given_its_second_anew() -> None:
+    """One that was stopped for a while had no turn to let go by; it has one as soon as it polls again."""
+    head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0, polled_seconds=9.9), Ledger(3)
+    others, own = Others(heads=(head,)), new_claim(10)
+    waiting(ledger, own)
+    for tenth in range(100, 120, 2):
+        assert ledger.grant_next(room(100), others, now_seconds=tenth / 10) is None
+    wait_for_others(ledger, others, *range(120, 130, 2))
+    assert looks(ledger, others, 13.0) is own
 
 
 def test_a_head_that_came_in_the_same_moment_has_a_second_of_its_own() -> None:
@@ -590,7 +608,7 @@ def test_a_head_that_came_in_the_same_moment_has_a_second_of_its_own() -> None:
     )
     wait_for_others(ledger, first, *range(100, 110, 2))
     wait_for_others(ledger, second, *range(110, 120, 2))
-    assert ledger.grant_next(room(100), second, now_seconds=12.0) is own
+    assert looks(ledger, second, 12.0) is own
 
 
 @pytest.mark.parametrize("lower_bound", [5, 100])
@@ -600,7 +618,7 @@ def test_a_head_is_given_its_second_by_the_exact_room_only(lower_bound: int) -> 
     others, own = Others(heads=(head,)), new_claim(10)
     waiting(ledger, own)
     wait_for_others(ledger, others, *range(100, 110, 2), lower_bound=lower_bound)
-    assert ledger.grant_next(room(100), others, now_seconds=11.0) is own
+    assert looks(ledger, others, 11.0) is own
 
 
 @pytest.mark.parametrize(

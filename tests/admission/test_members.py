@@ -504,14 +504,29 @@ def test_a_head_that_polls_no_more_is_passed_and_keeps_its_place() -> None:
     assert grants(common, one, 20, 3.7) == [stopped]
 
 
+def test_one_that_polls_again_has_its_turn_though_it_was_seen_to_wait() -> None:
+    """While it was stopped, others saw it fit and not go in: that is not held against it once it polls again."""
+    common, one, other = two_members()
+    stopped = waits(one, new_claim(10), 1.0)
+    assert grants(common, one, 9, 2.1) == []
+    later = waits(other, new_claim(10), 1.5)
+    for tenths in range(20, 30):
+        assert grants(common, other, 19, 0.1 + tenths / 10) == []
+    assert grants(common, one, 9, 3.05) == []
+    for tenths in range(30, 40):
+        assert grants(common, other, 19, 0.1 + tenths / 10) == []
+    assert grants(common, one, 19, 4.05) == [stopped]
+    assert grants(common, other, 20, 4.1) == [later]
+
+
 def test_a_member_with_limits_of_its_own_holds_others_up_for_a_second() -> None:
     """Its head would fit by what others see, and is not taken: it polls, and they go on without it."""
     common, one, other = two_members()
     kept_out, claim = waits(one, new_claim(10), 1.0), waits(other, new_claim(10), 2.0)
-    for tenths in range(20, 31):
+    for tenths in range(20, 32):
         assert grants(common, one, 9, tenths / 10) == []
-        assert grants(common, other, 100, tenths / 10 + 0.01) == ([claim] if tenths == 30 else [])
-    assert grants(common, one, 20, 3.1) == [kept_out]
+        assert grants(common, other, 100, tenths / 10 + 0.01) == ([claim] if tenths == 31 else [])
+    assert grants(common, one, 20, 3.2) == [kept_out]
 
 
 def test_two_that_came_at_once_do_not_wait_for_each_other() -> None:

@@ -61,13 +61,13 @@ def test_what_is_held_is_read_as_it_was_written(
 def test_a_head_is_read_as_it_was_written(
     need_bytes: int, order: float, passes: int, serial: int, slot: bool, lane: int | None, limit: int, is_known: bool
 ) -> None:
-    """Any figures come back, passes too; with the lane's name, its number, or None."""
+    """Any figures come back, passes and the last poll too; with the lane's name, its number, or None."""
     claim = new_claim(need_bytes, slot=slot)
     claim.order_seconds, claim.passes, claim.serial = order, passes, serial
-    data = file(3, record(head=table.pack_head(claim, lane or 0, limit)))
+    data = file(3, record(polled_ns=NOW - table.STALE_NS // 2, head=table.pack_head(claim, lane or 0, limit)))
     [head] = table.read(data, None, {lane: "scheduler"} if is_known and lane else {}, NOW).others.heads
     name = None if lane is None else "scheduler" if is_known else f"#{lane:x}"
-    assert head == Head(0, need_bytes, slot, order, passes, name, limit, serial)
+    assert head == Head(0, need_bytes, slot, order, passes, name, limit, serial, polled_seconds=9.5)
 
 
 @given(words, words)

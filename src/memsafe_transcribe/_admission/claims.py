@@ -86,6 +86,7 @@ class Head:
     lane: str | None = None
     lane_limit: int = 0
     serial: int = 0
+    polled_seconds: float = 0.0  # when that member last looked whether it is its turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ Rules
   - In order of arrival; each step of priority counts like having arrived PRIORITY_SECONDS earlier. That never changes
     while a claim waits, so priorities age by themselves and nobody starves.
   - A claim that does not fit may be passed by later, smaller ones, MAX_PASSES times; then everything is saved up for
-    it. One whose lane is full is no obstacle to other lanes, nor is one of another member that fits and lets its turn
-    go by for UNTAKEN_SECONDS: a limit of that member's own keeps it out.
+    it. One whose lane is full is no obstacle to other lanes, nor is one of another member that fits, polls, and lets
+    its turn go by for UNTAKEN_SECONDS: a limit of that member's own keeps it out.
   - Promised bytes that their holder is not known to use yet are taken off the room; those in use are in the readings
     already, and are not counted twice.
   - When no slot is taken anywhere, one claim is let in that stays under the ceiling, so there is always progress.
@@ -19,7 +19,7 @@ Rules
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
@@ -56,7 +56,7 @@ class Ledger:
         self._queues: dict[tuple[str | None, int, bool], deque[Claim]] = {}
         self._gone = 0
         self._arrivals = 0
-        # Since when heads of others let their turns go by, and when that was seen last.
+        # Since when heads of others are seen to fit, and when they had polled last.
         self._untaken: dict[tuple[int, int, float], tuple[float, float]] = {}
 
     # -- lanes
@@ -108,7 +108,7 @@ class Ledger:
             others: the other members. Their heads have their turns too, which they take themselves. The `passes` of
                 those that were passed are counted up.
             may_pass: False to grant the first one only: for a room that is a lower bound.
-            now_seconds: the time, on the clock that claims are enqueued by.
+            now_seconds: the time, on the clock that heads are polled by.
         """
         passed: list[Claim | Head] = []
         untaken = self._untaken
@@ -119,12 +119,7 @@ class Ledger:
                 if isinstance(claim, Head):
                     if not may_pass:
                         return None
-                    key = claim.member, claim.serial, claim.order_seconds
-                    since, last = untaken.get(key, (now_seconds, now_seconds))
-                    if now_seconds - last > _GAP_SECONDS:  # nobody looked meanwhile: it may have had no turn
-                        since = now_seconds
-                    self._untaken[key] = since, now_seconds
-                    if now_seconds - since >= UNTAKEN_SECONDS:  # something of its own keeps it out, not this container
+                    if self._lets_its_turn_go_by(claim, untaken, now_seconds):
                         continue
                     return None
                 for each in passed:
@@ -137,6 +132,21 @@ class Ledger:
                 return None
             passed.append(claim)
         return None
+
+    def _lets_its_turn_go_by(
+        self, head: Head, untaken: Mapping[tuple[int, int, float], tuple[float, float]], now_seconds: float
+    ) -> bool:
+        """Whether this head has polled for UNTAKEN_SECONDS while it fitted: then something of its own keeps it out.
+
+        Measured by its polls, not by our looks: one that was stopped, or could not be seen to fit for want of a slot,
+        begins anew.
+        """
+        key = head.member, head.serial, head.order_seconds
+        since, last_polled = untaken.get(key, (now_seconds, head.polled_seconds))
+        if head.polled_seconds - last_polled > _GAP_SECONDS:
+            since = now_seconds
+        self._untaken[key] = since, head.polled_seconds
+        return head.polled_seconds - since >= UNTAKEN_SECONDS
 
     def head(self, others: Others = NOBODY) -> Claim | None:
         """The first waiting claim whose lane is open; the first of all if there is none."""

@@ -22,7 +22,8 @@ RECORD_BYTES = 256
 SEATS = 255
 FILE_BYTES = RECORD_BYTES * (SEATS + 1)
 MAX_LANES = 8
-STALE_NS = 1_000_000_000  # a head that has not polled for so long is passed, and keeps its place
+NS_PER_SECOND = 1_000_000_000
+STALE_NS = NS_PER_SECOND  # a head that has not polled for so long is passed, and keeps its place
 
 _HEADER = struct.Struct("<8sqq")
 _HELD = struct.Struct("<qqq" + "Qq" * MAX_LANES)
@@ -148,7 +149,8 @@ def read(data: bytes, own_seat: int | None, lane_names: Mapping[int, str], now_n
         if waits and now_ns - polled_ns < STALE_NS:
             (passes,) = _WORD.unpack_from(data, at + _PASSES_AT)
             in_lane = lane_names.get(lane, f"#{lane:x}") if lane else None
-            heads.append(Head(seat, need_bytes, waits == 2, order, passes, in_lane, lane_limit, serial))
+            polled_seconds = polled_ns / NS_PER_SECOND
+            heads.append(Head(seat, need_bytes, waits == 2, order, passes, in_lane, lane_limit, serial, polled_seconds))
     seen_from = -1 if own_seat is None else own_seat
     others = Others(slots, reserved, unused, lanes_taken, tuple(heads), seen_from)
     return Table(max_concurrent(data), tuple(members), others, own_passes)
