@@ -277,7 +277,7 @@ def test_a_timeout_and_a_grant_in_the_same_step(run: Run) -> None:
 
 @pytest.mark.parametrize("others", [0, 1, 15])
 def test_a_loop_of_short_reservations_lets_others_run(run: Run, others: int) -> None:
-    """Every sixteenth entrance at the latest is a schedule point, whatever else is granted in between."""
+    """Every sixty-fourth entrance at the latest is a schedule point, whatever else is granted in between."""
     admission = told()
     ran_at: list[int] = []
 
@@ -293,7 +293,7 @@ def test_a_loop_of_short_reservations_lets_others_run(run: Run, others: int) -> 
         tasks.start_soon(other)
         await settle()
         ran_at.clear()
-        for entered in range(1, 101):  # noqa: B007
+        for entered in range(1, 401):  # noqa: B007
             async with admission.reserve(1):
                 pass
             for _ in range(others):
@@ -302,7 +302,7 @@ def test_a_loop_of_short_reservations_lets_others_run(run: Run, others: int) -> 
 
     in_time(run, test)
     assert len(ran_at) >= 5  # of six schedule points; trio shuffles who runs first after one
-    assert max(after - before for before, after in pairwise([0, *ran_at])) <= 32
+    assert max(after - before for before, after in pairwise([0, *ran_at])) <= 128
 
 
 # -- misuse

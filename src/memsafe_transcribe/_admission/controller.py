@@ -125,8 +125,7 @@ class AdmissionController:
         """
         if reservation is not None:
             return carving(reservation, not_negative("need_bytes", need_bytes))
-        claim = self._claim(need_bytes, priority, lane, slot=slot, kind=kind)
-        return Reserving(self._keeper, claim, timeout_seconds)
+        return Reserving(self._keeper, self._claim(need_bytes, priority, lane, slot, kind), timeout_seconds)
 
     @contextmanager
     def reserve_blocking(
@@ -144,7 +143,7 @@ class AdmissionController:
         Raises:
             RuntimeError: on the thread of an event loop, which it would block.
         """
-        claim = self._claim(need_bytes, priority, lane, slot=slot, kind=kind)
+        claim = self._claim(need_bytes, priority, lane, slot, kind)
         if is_on_event_loop():
             raise RuntimeError("reserve_blocking() would block this event loop; use `async with reserve(...)` there")
         with acquire_blocking(self._keeper, claim, timeout_seconds) as held:
@@ -165,7 +164,7 @@ class AdmissionController:
             AdmissionRejectedError: it does not fit now, or others wait; its `retry_after_seconds` is an estimate.
             ReservationTooLargeError: it could not fit even alone.
         """
-        claim = self._claim(need_bytes, priority, lane, slot=slot, kind=kind)
+        claim = self._claim(need_bytes, priority, lane, slot, kind)
         try:
             if not self._keeper.take(claim, tries=BUSY_TRIES):
                 refusals.refuse_too_large(self._keeper, claim)
@@ -216,26 +215,23 @@ class AdmissionController:
             granted=keeper.granted,
             rejected=keeper.rejected,
             orphaned=keeper.orphaned,
-            peak_active=keeper.peak_active,
-            peak_reserved_bytes=keeper.peak_reserved_bytes,
+            peak_active=ledger.peak_slots_taken,
+            peak_reserved_bytes=ledger.peak_reserved_bytes,
             others_active=others.slots_taken,
             others_reserved_bytes=others.reserved_bytes,
             max_concurrent=ledger.max_concurrent,
             scope=keeper.scope.describe(),
         )
 
-    def _claim(self, need_bytes: int, priority: int, lane: str | None, *, slot: bool, kind: str | None) -> Claim:
+    def _claim(self, need_bytes: int, priority: int, lane: str | None, slot: bool, kind: str | None) -> Claim:
         if type(need_bytes) is not int or need_bytes < 0:
             not_negative("need_bytes", need_bytes)
         claim = Claim(need_bytes)
+        if lane is None and kind is None and slot and not priority:
+            return claim
         if lane is not None and lane not in self._keeper.ledger.lanes:
             raise ValueError(f"lane {lane!r} is not declared; call lane({lane!r}, max_concurrent=...) first")
-        if not slot:
-            claim.takes_slot = False
-        if lane is not None:
-            claim.lane = lane
-        if priority:
-            claim.priority = priority
+        claim.lane, claim.priority, claim.takes_slot = lane, priority, slot
         if kind is not None:
             claim.kind, claim.asked_bytes = kind, need_bytes
             claim.need_bytes = self._keeper.corrected(kind, need_bytes)

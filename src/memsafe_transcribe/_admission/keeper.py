@@ -30,7 +30,7 @@ class Keeper:
         self.ledger = Ledger(max_concurrent)
         self.estimates = Estimates()
         self.others = NOBODY
-        self.granted = self.rejected = self.orphaned = self.peak_active = self.peak_reserved_bytes = 0
+        self.granted = self.rejected = self.orphaned = 0
         self.entered = 0  # by tasks that did not have to wait
         self.hold_seconds = 0.0
         self._lock = threading.RLock()
@@ -54,11 +54,13 @@ class Keeper:
             if (others := scope.begin(ledger, tries)) is None:
                 return False
             try:
-                taken = ledger.take(claim, self.room(exact=False), others) or (
+                room = self.guard.room(exact=False)
+                taken = ledger.take(claim, room if scope.divisor == 1 else self._share(room), others) or (
                     ledger.is_open(claim, others) and ledger.take(claim, self.room(), others)
                 )
                 if taken:
-                    self._note_grant(claim)
+                    self.granted += 1
+                    claim.granted_at = time.monotonic()
             finally:
                 scope.commit(ledger, others)
             return taken
@@ -97,9 +99,10 @@ class Keeper:
     def room(self, *, exact: bool = True) -> MemoryRoom:
         """What memory has left, before promises; this process's share of it, where there is no common ledger."""
         room = self.guard.room(exact=exact)
+        return room if self.scope.divisor == 1 else self._share(room)
+
+    def _share(self, room: MemoryRoom) -> MemoryRoom:
         parts = self.scope.divisor
-        if parts == 1:
-            return room
         return MemoryRoom(
             room.new_work_bytes // parts,
             room.admitted_work_bytes // parts,
@@ -131,9 +134,7 @@ class Keeper:
             if (others := self.scope.begin(self.ledger, BUSY_TRIES)) is None:
                 return False
             try:
-                has_grown = self.ledger.grow(claim, more_bytes, self.room(), others)
-                self._note_peaks()
-                return has_grown
+                return self.ledger.grow(claim, more_bytes, self.room(), others)
             finally:
                 self.scope.commit(self.ledger, others)
 
@@ -162,7 +163,10 @@ class Keeper:
             return
         with self._lock:
             self._close(claim)
-            self._less_is_held()
+            if self._dropped or self._waiters:
+                self._less_is_held()
+            else:  # the everyday case
+                self.scope.publish(self.ledger)
 
     def drop(self, claim: Claim) -> None:
         """Note that nobody has the claim's handle any more; it is taken back at the next turn. Takes no lock."""
@@ -251,7 +255,8 @@ class Keeper:
         if claim is None:
             claim = self.ledger.grant_next(self.room(), others, now_seconds=time.monotonic())
         if claim is not None:
-            self._note_grant(claim)
+            self.granted += 1
+            claim.granted_at = time.monotonic()
         return claim
 
     def _see(self, others: Others) -> None:
@@ -275,18 +280,6 @@ class Keeper:
             elif self._alone_since is None:
                 self._alone_since = time.monotonic()
         return head if is_new else None
-
-    def _note_grant(self, claim: Claim) -> None:
-        claim.granted_at = time.monotonic()
-        self.granted += 1
-        self._note_peaks()
-
-    def _note_peaks(self) -> None:
-        ledger = self.ledger
-        if ledger.slots_taken > self.peak_active:
-            self.peak_active = ledger.slots_taken
-        if ledger.reserved_bytes > self.peak_reserved_bytes:
-            self.peak_reserved_bytes = ledger.reserved_bytes
 
     def _after_fork(self) -> None:
         """In a forked child: all that is held and waited for is the parent's."""

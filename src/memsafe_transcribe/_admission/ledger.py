@@ -51,6 +51,8 @@ class Ledger:
         self.slots_taken = 0
         self.reserved_bytes = 0
         self.unused_bytes = 0
+        self.peak_slots_taken = 0
+        self.peak_reserved_bytes = 0
         self.lanes: dict[str, _Lane] = {}
         # Claims of one lane, priority and kind stand in order of arrival. Those that left the middle stay until swept.
         self._queues: dict[tuple[str | None, int, bool], deque[Claim]] = {}
@@ -186,7 +188,8 @@ class Ledger:
     def is_open(self, claim: Claim, others: Others) -> bool:
         """Whether a slot is free for this claim, in its lane too, so that only memory could keep it out."""
         return not claim.takes_slot or (
-            self.slots_taken + others.slots_taken < self.max_concurrent and self._lane_is_open(claim.lane, others)
+            self.slots_taken + others.slots_taken < self.max_concurrent
+            and (claim.lane is None or self._lane_is_open(claim.lane, others))
         )
 
     def _head_is_open(self, head: Head, others: Others) -> bool:
@@ -206,10 +209,14 @@ class Ledger:
     def _grant(self, claim: Claim) -> None:
         claim.state = GRANTED
         self.granted.add(claim)
-        self.reserved_bytes += claim.need_bytes
         self.unused_bytes += claim.need_bytes
+        self.reserved_bytes += claim.need_bytes
+        if self.reserved_bytes > self.peak_reserved_bytes:
+            self.peak_reserved_bytes = self.reserved_bytes
         if claim.takes_slot:
             self.slots_taken += 1
+            if self.slots_taken > self.peak_slots_taken:
+                self.peak_slots_taken = self.slots_taken
             if claim.lane is not None:
                 self.lanes[claim.lane].taken += 1
 
@@ -257,19 +264,18 @@ class Ledger:
 
     def close(self, claim: Claim) -> None:
         """Give back a held claim or part, or take a waiting one off the queue. Doing it twice does nothing."""
-        if claim.state is WAITING:
-            claim.state = CLOSED  # before the sweep, which keeps those that wait
+        state, claim.state = claim.state, CLOSED
+        if state is GRANTED:
+            if claim.parent is None:
+                self._take_back(claim)
+            elif claim.parent.is_held:
+                claim.parent.carved_bytes -= claim.need_bytes
+                self._add_used(claim.parent, -claim.used_bytes)
+        elif state is WAITING:
             self.waiting -= claim.is_queued
             self._gone += claim.is_queued
             if self._gone > _SWEEP_AT and self._gone > self.waiting:
                 self._sweep()
-        elif claim.parent is None:
-            if claim.state is GRANTED:
-                self._take_back(claim)
-        elif claim.is_held:
-            claim.parent.carved_bytes -= claim.need_bytes
-            self._add_used(claim.parent, -claim.used_bytes)
-        claim.state = CLOSED
 
     def _take_back(self, claim: Claim) -> None:
         self.granted.remove(claim)
@@ -283,6 +289,7 @@ class Ledger:
     def _resize(self, claim: Claim, need_bytes: int) -> None:
         if claim.parent is None:
             self.reserved_bytes += need_bytes - claim.need_bytes
+            self.peak_reserved_bytes = max(self.peak_reserved_bytes, self.reserved_bytes)
             self.unused_bytes -= claim.unused_bytes
         claim.need_bytes = need_bytes
         if claim.parent is None:

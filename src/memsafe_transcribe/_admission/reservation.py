@@ -130,10 +130,9 @@ def enter(reservation: Reservation, claim: Claim) -> None:
     """Note that the running task or thread holds this from now on."""
     # Weakly: an abandoned task is to be collected, which drops what it holds.
     claim.handle = ref(reservation)
-    entered = _entered.get()
-    if entered:  # what was left in another task meanwhile must not pile up here
-        entered = tuple(each for each in entered if each.is_held)
-    claim.token = _entered.set((*entered, claim))
+    around = _entered.get()
+    # What was left in another task meanwhile must not pile up here.
+    claim.token = _entered.set((*(each for each in around if each.is_held), claim) if around else (claim,))
 
 
 def leave(claim: Claim) -> None:

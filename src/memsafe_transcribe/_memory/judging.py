@@ -11,6 +11,7 @@ from .pressure import Events, LevelState, MemoryLevel, MemoryRoom, Term, Thresho
 from .reader import MemoryReader
 
 _HUGE = 1 << 62
+_tuple = tuple.__new__
 
 
 @dataclass(frozen=True)
@@ -123,21 +124,23 @@ class Judge:
 
     def room(self, *, exact: bool) -> MemoryRoom:
         """How many more bytes may be taken now. Without `exact`, nothing is deducted from use."""
-        with self._reader.lock:
-            if monotonic() >= self._reader.stale_at_seconds or self._refreshes != self._reader.refreshes:
+        reader = self._reader
+        with reader.lock:
+            if monotonic() >= reader.stale_at_seconds or self._refreshes != reader.refreshes:
                 self._keep_fresh()
-            largest, limit, largest_new_work = self._largest
             if exact:
                 new_work, admitted_work = self._exact_room()
-                return MemoryRoom(new_work, admitted_work, largest, limit, largest_new_work)
-            new_work, admitted_work = self._resting_room
-            for usage_bytes, high, critical in self._live_bounds:
-                usage = usage_bytes()
-                if high - usage < new_work:
-                    new_work = high - usage
-                if critical - usage < admitted_work:
-                    admitted_work = critical - usage
-            return MemoryRoom(new_work, admitted_work, largest, limit, largest_new_work)
+            else:
+                new_work, admitted_work = self._resting_room
+                for usage_bytes, high, critical in self._live_bounds:
+                    usage = usage_bytes()
+                    if high - usage < new_work:
+                        new_work = high - usage
+                    if critical - usage < admitted_work:
+                        admitted_work = critical - usage
+            # Not by its own __new__: that takes as long as reading half a level.
+            largest, limit, largest_new_work = self._largest
+            return _tuple(MemoryRoom, (new_work, admitted_work, largest, limit, largest_new_work))
 
     def _keep_fresh(self) -> float:
         now = monotonic()
