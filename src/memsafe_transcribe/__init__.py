@@ -12,14 +12,22 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         default_admission as default_admission,
     )
     from ._admission.reservation import Reservation as Reservation
-    from ._download.downloader import DownloadedFile as DownloadedFile, SafeDownloader as SafeDownloader
+    from ._download.downloader import SafeDownloader as SafeDownloader
+    from ._download.failures import (
+        FailedUrl as FailedUrl,
+        FailedUrls as FailedUrls,
+        FailedUrlStore as FailedUrlStore,
+    )
+    from ._download.files import DownloadedFile as DownloadedFile
     from ._download.policy import UrlPolicy as UrlPolicy
+    from ._download.transfer import Probe as Probe
     from ._errors import (
         AdmissionError as AdmissionError,
         AdmissionRejectedError as AdmissionRejectedError,
         AdmissionTimeoutError as AdmissionTimeoutError,
         AudioDecodeError as AudioDecodeError,
         AudioLimitError as AudioLimitError,
+        ChecksumMismatchError as ChecksumMismatchError,
         DecoderCrashedError as DecoderCrashedError,
         DownloadConnectionError as DownloadConnectionError,
         DownloadError as DownloadError,
@@ -27,6 +35,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         DownloadTimeoutError as DownloadTimeoutError,
         DownloadTooLargeError as DownloadTooLargeError,
         HTTPStatusError as HTTPStatusError,
+        KnownBadUrlError as KnownBadUrlError,
         MemoryPressureError as MemoryPressureError,
         MemsafeError as MemsafeError,
         NestedReservationError as NestedReservationError,
@@ -59,11 +68,16 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
 _WHERE = {
     "_admission.controller": "AdmissionController AdmissionStatistics default_admission",
     "_admission.reservation": "Reservation",
-    "_download.downloader": "DownloadedFile SafeDownloader",
+    "_download.downloader": "SafeDownloader",
+    "_download.failures": "FailedUrl FailedUrlStore FailedUrls",
+    "_download.files": "DownloadedFile",
     "_download.policy": "UrlPolicy",
+    "_download.transfer": "Probe",
     "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
-        DecoderCrashedError DownloadConnectionError DownloadError DownloadProtocolError DownloadTimeoutError
-        DownloadTooLargeError HTTPStatusError MemoryPressureError MemsafeError NestedReservationError
+        ChecksumMismatchError DecoderCrashedError DownloadConnectionError DownloadError DownloadProtocolError
+        DownloadTimeoutError
+        DownloadTooLargeError HTTPStatusError KnownBadUrlError MemoryPressureError MemsafeError
+        NestedReservationError
         ReservationTooLargeError SpoolError TranscriberError TranscriberFailedError TranscriberNotFoundError
         TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
     "_memory.decorator": "memory_guard",

@@ -1,7 +1,6 @@
 """`memsafe-transcribe doctor`: what was found on this machine, and what is missing."""
 
 import platform
-import shutil
 import sys
 import tempfile
 import time
@@ -10,16 +9,14 @@ from collections.abc import Iterator
 from ._admission.controller import default_admission
 from ._audio.decoder import SAMPLE_RATE_HZ, open_decoder
 from ._audio.encoding import wav
-from ._download.spool import default_spool_dir
-from ._errors import AudioDecodeError
+from ._download import spool
+from ._errors import AudioDecodeError, SpoolError
 from ._memory.cleanup import allocator
 from ._memory.guard import default_guard
 from ._memory.reading import filesystem_type
 from ._transcription.registry import installed, missing
 from ._units import format_size
 from ._version import __version__
-
-_MEMORY_FILESYSTEMS = ("tmpfs", "ramfs")
 
 
 async def run() -> int:
@@ -45,11 +42,18 @@ def _memory() -> Iterator[str]:
 
 
 def _spool() -> Iterator[str]:
-    folder = default_spool_dir()
-    kind = filesystem_type(folder)
-    yield f"spool    {folder} ({kind}), {format_size(shutil.disk_usage(folder).free)} free"
-    if kind in _MEMORY_FILESYSTEMS:
-        yield f"         {kind} is memory: every downloaded byte counts against the limit; set TMPDIR to a disk"
+    folder = spool.default_spool_dir()
+    try:
+        file = spool.open_spool_file(folder, "a test file")
+        file.close()
+        free = format_size(spool.free_bytes(folder))
+    except SpoolError as error:
+        yield f"spool    does not work: {error}"
+        return
+    name = "files without a name" if file.is_nameless else f"files with a name, under a lock, in {file.path.parent}"
+    yield f"spool    {folder} ({filesystem_type(folder)}), {free} free, {name}"
+    if spool.is_memory(folder):
+        yield "         it is memory: downloads there reserve their bytes from the limit; set TMPDIR to a disk"
 
 
 async def _decoder() -> bool:

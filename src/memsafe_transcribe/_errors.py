@@ -15,6 +15,8 @@
         DownloadProtocolError                  the server does not speak HTTP as it should
           TruncatedDownloadError               the body ended early
         HTTPStatusError                        any answer but 200
+        ChecksumMismatchError                  the body is not the expected one
+        KnownBadUrlError                       failed a while ago, and is not asked again yet
         SpoolError (OSError)                   the disk said no
       AudioDecodeError
         UnsupportedMediaError                  not audio, or of a kind that is not let in
@@ -36,6 +38,7 @@ __all__ = [
     "AdmissionTimeoutError",
     "AudioDecodeError",
     "AudioLimitError",
+    "ChecksumMismatchError",
     "DecoderCrashedError",
     "DownloadConnectionError",
     "DownloadError",
@@ -43,6 +46,7 @@ __all__ = [
     "DownloadTimeoutError",
     "DownloadTooLargeError",
     "HTTPStatusError",
+    "KnownBadUrlError",
     "MemoryPressureError",
     "MemsafeError",
     "NestedReservationError",
@@ -117,9 +121,10 @@ class NestedReservationError(AdmissionError):
 
 
 class DownloadError(MemsafeError):
-    """A download failed. Nothing of it is left on disk."""
+    """A download failed. Nothing of it is left on disk. `retryable`: the same download may well succeed later."""
 
     url: str
+    retryable: bool = False
 
 
 class DownloadTooLargeError(DownloadError):
@@ -140,7 +145,11 @@ class DownloadConnectionError(DownloadError, ConnectionError):
 
 
 class DownloadTimeoutError(DownloadError, TimeoutError):
-    """The server did not answer, or stopped sending, for longer than the time allowed."""
+    """The server did not answer, or was silent or too slow for longer than the time allowed; or the download did not
+    end within the caller's own `deadline_seconds`.
+    """
+
+    deadline_seconds: float | None = None
 
 
 class DownloadProtocolError(DownloadError):
@@ -152,9 +161,26 @@ class TruncatedDownloadError(DownloadProtocolError):
 
 
 class HTTPStatusError(DownloadError):
-    """The server answered with another status than 200."""
+    """The server answered with another status than 200. It may have said when to come back."""
 
     status_code: int
+    retry_after_seconds: float | None = None
+
+
+class ChecksumMismatchError(DownloadError):
+    """The body came in whole, and is not the one that was expected."""
+
+    sha256: str
+    expected_sha256: str
+
+
+class KnownBadUrlError(DownloadError):
+    """This URL failed a while ago, with `status_code` if a server answered; `retry_after_seconds` from now it is asked
+    again.
+    """
+
+    status_code: int | None
+    retry_after_seconds: float
 
 
 class SpoolError(DownloadError, OSError):

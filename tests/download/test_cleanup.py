@@ -119,7 +119,7 @@ def test_an_exception_in_the_callback_ends_the_download(
 def test_sigkill_in_mid_download_leaves_nothing(server: Server, tmp_path: Path, backend: str) -> None:
     """No code of ours runs, and still the space is free: a file without a name dies with its process."""
     server.routes["/"] = half_a_body
-    with tmpfs(tmp_path / "disk", "size=8m") as disk:
+    with tmpfs(tmp_path / "disk", "size=80m") as disk:
         free = os.statvfs(disk).f_bfree
         command = [sys.executable, "-c", CHILD, server.url("/"), str(disk), backend]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:

@@ -11,7 +11,7 @@ import memsafe_transcribe as mt
 from memsafe_transcribe import _errors
 
 from ..conftest import Run
-from ..support.server import Exchange, Server
+from ..support.server import Exchange, Handler, Server, knows_no_head
 
 ANY = mt.UrlPolicy(allow_private=True)
 SECRET = "hunter" + "2"
@@ -56,7 +56,8 @@ def everything_told(run: Run, url: str, spool_dir: Path, policy: mt.UrlPolicy | 
 
     async def main() -> str:
         with pytest.raises(mt.DownloadError) as caught:
-            async with mt.SafeDownloader(max_bytes=10, policy=policy, spool_dir=spool_dir).fetch(url):
+            downloader = mt.SafeDownloader(max_bytes=10, policy=policy, spool_dir=spool_dir, read_timeout_seconds=0.05)
+            async with downloader.fetch(url):
                 pytest.fail("the file was handed out")
         error = caught.value
         return "".join([str(error), repr(error), repr(vars(error)), *traceback.format_exception(error)])
@@ -64,6 +65,7 @@ def everything_told(run: Run, url: str, spool_dir: Path, policy: mt.UrlPolicy | 
     return run(main)  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("on_head", [None, knows_no_head], ids=["HEAD too", "GET"])
 @pytest.mark.parametrize(
     "route",
     [
@@ -103,13 +105,13 @@ def everything_told(run: Run, url: str, spool_dir: Path, policy: mt.UrlPolicy | 
     ],
 )
 def test_a_query_is_never_told(
-    run: Run, server: Server, spool_dir: Path, monkeypatch: pytest.MonkeyPatch, route: object
+    run: Run, server: Server, spool_dir: Path, route: Handler, on_head: Handler | None
 ) -> None:
     """Signed URLs carry keys in it: not in the message, the figures, or what the cause says."""
-    monkeypatch.setattr("memsafe_transcribe._download.transport.READ_SECONDS", 0.05)
-    server.routes["/"] = route  # type: ignore[assignment]
+    server.on_head = on_head
+    server.routes["/"] = route
     told = everything_told(run, server.url(f"/?key={SECRET}#{SECRET}"), spool_dir)
-    assert server.requests
+    assert server.gets if on_head is not None else server.requests
     assert SECRET not in told
 
 

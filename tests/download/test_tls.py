@@ -16,7 +16,7 @@ import memsafe_transcribe as mt
 
 from ..conftest import Run
 from ..support.needs import cannot
-from ..support.server import Exchange, Server
+from ..support.server import Exchange, Handler, Server, knows_no_head
 from .test_downloader import ANY, fetched, refusal
 from .test_hosts import Names, names
 
@@ -59,24 +59,26 @@ def trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("trusted")
 def test_the_certificate_is_checked_against_the_name(run: Run, server: Server, spool_dir: Path, names: Names) -> None:
     """The judged address is dialled, and still the name is what is asked for and certified."""
-    names.answers = {NAME: [["127.0.0.1"]], "other.test": [["127.0.0.1"]]}
+    names.answers = {NAME: [["127.0.0.1"]] * 2, "other.test": [["127.0.0.1"]] * 2}
     server.routes["/a"] = lambda exchange: exchange.answer(b"here")
     url = server.url("/a?key=value")
     assert fetched(run, url.replace("127.0.0.1", NAME), spool_dir)[1] == b"here"
-    assert server.requests[0].headers["host"].startswith(f"{NAME}:")
-    assert (server.requests[0].path, server.requests[0].query) == ("/a", "key=value")
+    assert [each.method for each in server.requests] == ["HEAD", "GET"]
+    assert all(each.headers["host"].startswith(f"{NAME}:") for each in server.requests)
+    assert {(each.path, each.query) for each in server.requests} == {("/a", "key=value")}
     error = refusal(run, url.replace("127.0.0.1", "other.test"), spool_dir)
     assert type(error) is mt.DownloadConnectionError
     assert "certificate" in str(error)
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2
 
 
-def test_a_certificate_that_is_not_trusted_is_a_connection_error(run: Run, server: Server, spool_dir: Path) -> None:
-    """And no request is sent."""
+def test_case_14_bad_certificate(run: Run, server: Server, spool_dir: Path) -> None:
+    """No request is sent; and it is fatal: after one connection for HEAD and one for GET, none is tried again."""
     error = refusal(run, server.url("/"), spool_dir)
     assert type(error) is mt.DownloadConnectionError
     assert "certificate" in str(error)
-    assert server.requests == []
+    assert not error.retryable
+    assert (server.requests, server.accepted) == ([], 2)
 
 
 class PlainServer(Server):
@@ -103,10 +105,17 @@ def test_a_server_without_tls_is_a_connection_error(run: Run, spool_dir: Path) -
     run(main)
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("first", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort"])
 def test_tls_that_breaks_later_is_a_connection_error(run: Run, server: Server, spool_dir: Path, first: bytes) -> None:
-    """A record that nobody with the key has sent, before the answer or in the middle of it."""
+    """A record that nobody with the key has sent, before the answer or in the middle of it. Another attempt may do."""
 
     def forged(exchange: Exchange) -> None:
         exchange.send(first)
@@ -114,13 +123,17 @@ def test_tls_that_breaks_later_is_a_connection_error(run: Run, server: Server, s
             under_tls.sendall(_BAD_RECORD)
         exchange.hold_until_closed()
 
+    server.on_head = knows_no_head
     server.routes["/"] = forged
     error = refusal(run, server.url("/"), spool_dir)
+    assert len(server.gets) == 4
     assert type(error) is mt.DownloadConnectionError
-    assert isinstance(error.__cause__, ssl.SSLError)
+    assert "SSL" in str(error)
+    assert any(isinstance(each, ssl.SSLError) for each in causes(error))
 
 
 @pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("on_head", [None, knows_no_head], ids=["HEAD", "GET"])
 @pytest.mark.parametrize(
     ("target", "allowed"),
     [
@@ -131,16 +144,23 @@ def test_tls_that_breaks_later_is_a_connection_error(run: Run, server: Server, s
     ],
     ids=["https", "relative", "http", "HTTP"],
 )
-def test_a_redirect_from_https_stays_with_https(
-    run: Run, server: Server, spool_dir: Path, target: Callable[[Callable[[str], str]], str], allowed: bool
+def test_case_20_redirect_from_https_to_http(
+    run: Run,
+    server: Server,
+    spool_dir: Path,
+    target: Callable[[Callable[[str], str]], str],
+    allowed: bool,
+    on_head: Handler | None,
 ) -> None:
     """Otherwise anyone on the way could say what is downloaded."""
     server.routes["/"] = lambda exchange: exchange.answer(b"", "302 Found", Location=target(server.url))
     server.routes["/end"] = lambda exchange: exchange.answer(b"here")
+    server.on_head = on_head
     if allowed:
         assert fetched(run, server.url("/"), spool_dir)[1] == b"here"
     else:
         error = refusal(run, server.url("/"), spool_dir)
         assert isinstance(error, mt.UrlBlockedError)
         assert "https to http" in error.reason
-    assert len(server.requests) == 1 + allowed
+    paths = ["/", "/end"] if allowed else ["/"] if on_head is not None else []
+    assert [request.path for request in server.gets] == paths

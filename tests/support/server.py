@@ -1,6 +1,7 @@
 """An HTTP server of good or bad manners, over real sockets: each path is a function that may send any bytes at all."""
 
 import contextlib
+import itertools
 import socket
 import socketserver
 import ssl
@@ -21,16 +22,30 @@ class Exchange:
         self.path, _, self.query = target.partition("?")
         self.headers = headers
 
+    @property
+    def is_head(self) -> bool:
+        """Whether the answer is to have no body."""
+        return self.method == "HEAD"
+
     def send(self, data: bytes) -> None:
         """Send raw bytes; a client that has gone does not matter."""
         with contextlib.suppress(OSError):
             self.connection.sendall(data)
 
     def answer(self, body: bytes = b"", status: str = "200 OK", **headers: str) -> None:
-        """A whole, correct answer. Header names are given with underscores."""
+        """A whole, correct answer, to HEAD too. Header names are given with underscores."""
         named = {"Content-Length": str(len(body)), **{name.replace("_", "-"): value for name, value in headers.items()}}
         head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
-        self.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + body)
+        self.send(f"HTTP/1.1 {status}\r\n{head}\r\n".encode() + (b"" if self.is_head else body))
+
+    def send_for_ever(self, data: bytes) -> int:
+        """Send the same again and again until the client hangs up; how many bytes it was."""
+        sent_bytes = 0
+        with contextlib.suppress(OSError):
+            while True:
+                self.connection.sendall(data)
+                sent_bytes += len(data)
+        return sent_bytes
 
     def hold_until_closed(self) -> None:
         """Say nothing more until the client hangs up."""
@@ -38,6 +53,19 @@ class Exchange:
         with contextlib.suppress(OSError):
             while self.connection.recv(65536):
                 pass
+
+    def drip_until_closed(self, data: bytes, every_seconds: float) -> None:
+        """Send one byte at a time, and from the beginning again, until the client hangs up."""
+        self.connection.settimeout(every_seconds)
+        for byte in itertools.cycle(data):
+            self.send(bytes([byte]))
+            try:
+                if not self.connection.recv(1):
+                    return
+            except TimeoutError:
+                continue
+            except OSError:
+                return
 
 
 Handler = Callable[[Exchange], None]
@@ -47,16 +75,39 @@ def _not_found(exchange: Exchange) -> None:
     exchange.answer(status="404 Not Found")
 
 
+def knows_no_head(exchange: Exchange) -> None:
+    """For `Server.on_head`: GET has to find out everything."""
+    exchange.answer(status="501 Not Implemented")
+
+
+def in_turn(*handlers: Handler) -> Handler:
+    """A route that answers each request in another way; the last way is for all that follow."""
+    left = list(handlers)
+
+    def next_one(exchange: Exchange) -> None:
+        (left.pop(0) if len(left) > 1 else left[0])(exchange)
+
+    return next_one
+
+
 class Server:
     """Serves `routes` on 127.0.0.1 while its `with` block runs, and keeps the requests that came.
 
     Args:
         tls: its side of TLS; plain text without it.
+
+    Attributes:
+        routes: what answers each path, whatever the method.
+        on_head: answers HEAD in place of the routes, for all paths; None to leave it to them.
+        requests: those that came, in order.
+        accepted: how many connections there were.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.routes: dict[str, Handler] = {}
+        self.on_head: Handler | None = None
         self.requests: list[Exchange] = []
+        self.accepted = 0
         self._arrived = threading.Condition()
         self._open: set[int] = set()
         self._closed = threading.Condition()
@@ -75,6 +126,7 @@ class Server:
                     connection, address = super().get_request()
                     if tls is not None:  # the handshake waits for the connection's own thread
                         connection = tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+                    server.accepted += 1
                     server._open.add(id(connection))
                     return connection, address
 
@@ -91,6 +143,11 @@ class Server:
     def url(self, path: str) -> str:
         """The URL of a route."""
         return f"{self._scheme}://127.0.0.1:{self._tcp.server_address[1]}{path}"
+
+    @property
+    def gets(self) -> list[Exchange]:
+        """The requests for a body."""
+        return [request for request in self.requests if request.method == "GET"]
 
     def wait_for_requests(self, count: int) -> None:
         """Block until so many requests have come."""
@@ -109,15 +166,19 @@ class Server:
             return
         if len(line) != 3:
             return
-        headers = {}
+        headers: dict[str, str] = {}
         while header := handler.rfile.readline().decode("latin-1").strip():
-            name, _, value = header.partition(":")
-            headers[name.lower()] = value.strip()
+            name, value = (part.strip() for part in header.split(":", 1))
+            before = headers.get(name.lower())
+            headers[name.lower()] = value if before is None else f"{before}, {value}"
         exchange = Exchange(handler.connection, line[0], line[1], headers)
         with self._arrived:
             self.requests.append(exchange)
             self._arrived.notify_all()
-        self.routes.get(exchange.path, _not_found)(exchange)
+        answer = self.routes.get(exchange.path, _not_found)
+        if exchange.is_head and self.on_head is not None:
+            answer = self.on_head
+        answer(exchange)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -9,11 +9,12 @@ from types import TracebackType
 import anyio
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
+from .._waking import TaskWaiter
 from . import refusals
 from .claims import CLOSED, WAITING, Claim
 from .keeper import Keeper
 from .reservation import Reservation, enter, leave
-from .waiting import TaskWaiter, ThreadWaiter
+from .waiting import ThreadWaiter
 
 ALONE_SECONDS = 60.0
 _YIELD_EVERY = 64  # of some 10 us each

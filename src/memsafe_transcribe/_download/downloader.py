@@ -1,32 +1,55 @@
 """SafeDownloader: bytes from the internet onto disk, never more than the cap, and gone when they are done with."""
 
-import hashlib
 import os
-import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager
+import re
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from math import inf
+from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote, urlsplit
 
 import anyio
 
-from .._errors import DownloadProtocolError, DownloadTooLargeError, HTTPStatusError, TruncatedDownloadError
-from .._units import MB, MiB, format_size
-from . import policy as rules, spool, transport
+from .._errors import ChecksumMismatchError, DownloadTimeoutError, MemsafeError
+from .._units import MB, MiB
+from . import policy as rules, spool
+from .failures import FailedUrls, FailedUrlStore, Flights
+from .files import DownloadedFile, suggested_filename
+from .holding import Dropped, InMemory
+from .incoming import Incoming
+from .logs import log
+from .pace import Patience
+from .redirects import checked_headers
+from .transfer import Limits, Probe, Transfer, preflight
+from .transport import Asking, HostTransport
 
-_WRITE_BYTES = 1 * MiB
-_NEED_BYTES = 4 * MiB  # one write buffer, its successor, and the connection
-_MAX_REDIRECTS = 5
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NEED_BYTES = 6 * MiB  # the blocks on their way to the disk, and what HTTP holds
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Guard(Protocol):
+    """What a downloader needs of a memory guard."""
+
+    def snapshot(self) -> Any:
+        """A look whose `level` is 0 while there is plenty."""
+
+    async def wait_until_ok(
+        self, need_bytes: int = 0, *, timeout_seconds: float | None = None, admitted: bool = False
+    ) -> Any:
+        """Wait until so much more fits."""
 
 
 class Admission(Protocol):
     """What a downloader needs of an admission controller."""
 
+    @property
+    def guard(self) -> Guard:
+        """Its memory guard."""
+
     def reserve(
-        self, need_bytes: int, *, timeout_seconds: float | None = None, reservation: Any = None
+        self, need_bytes: int, *, timeout_seconds: float | None = None, slot: bool = True, reservation: Any = None
     ) -> AbstractAsyncContextManager[Any]:
         """Hold a slot and bytes, or a part of `reservation`."""
 
@@ -34,37 +57,29 @@ class Admission(Protocol):
         """What the running task holds already."""
 
 
-@dataclass(frozen=True, slots=True)
-class DownloadedFile:
-    """A downloaded file without a name. It is gone when the block that gave it ends, or this process.
-
-    Attributes:
-        fd: open for reading; valid inside the block.
-        path: opens it, here and, on Linux, in a child process.
-        size_bytes: its length.
-        content_type: what the server said it is, or None.
-        sha256: of its bytes, as 64 hexadecimal digits.
-        final_url: where it came from after redirects, without query and credentials.
-        suggested_filename: the last part of the URL's path; never a path itself.
-    """
-
-    fd: int
-    path: Path
-    size_bytes: int
-    content_type: str | None
-    sha256: str
-    final_url: str
-    suggested_filename: str
-
-
 class SafeDownloader:
     """Downloads what strangers name.
 
     Args:
         max_bytes: the cap on a body; it is kept while the body comes in, whatever was announced.
-        policy: which addresses are allowed; public ones only by default.
+        policy: which URLs and addresses are allowed; public ones only by default.
+        guard: at its ceiling no download begins or goes on; by default the guard of `admission`.
         admission: a download takes one of its slots while it runs; the process-wide one by default.
-        spool_dir: where files are put; the system's temporary folder by default.
+        spool_dir: where files are put; the system's temporary folder by default. Where that is memory (tmpfs), each
+            file's bytes are reserved from `admission` before they are written, and until it closes.
+        failures: where failed URLs are remembered; by default in memory, by this downloader.
+        transport: an httpx transport of the host's own, for proxies and tests, which stays the host's to close. It
+            resolves and connects by itself, so of `policy` only what the URL's text shows is kept.
+        connect_timeout_seconds: for the resolver, the connection, and TLS: each.
+        read_timeout_seconds: for a server's silence.
+        low_speed_bytes_per_second: fewer than that, averaged over `low_speed_seconds` of waiting, is too slow.
+        low_speed_seconds: see there.
+        max_attempts: how often a download that fails for what may pass is tried, or goes on where it broke off,
+            without another MiB in between.
+        allow_gzip: ask for compressed bodies, and unpack them; the cap is that of what comes out.
+
+    Raises:
+        ValueError: for a cap, a time, a speed or a number of attempts that lets nothing through.
     """
 
     def __init__(
@@ -72,189 +87,222 @@ class SafeDownloader:
         *,
         max_bytes: int = 500 * MB,
         policy: rules.UrlPolicy | None = None,
+        guard: Guard | None = None,
         admission: Admission | None = None,
         spool_dir: str | os.PathLike[str] | None = None,
+        failures: FailedUrlStore | None = None,
+        transport: HostTransport | None = None,
+        connect_timeout_seconds: float = 10.0,
+        read_timeout_seconds: float = 30.0,
+        low_speed_bytes_per_second: int = 1024,
+        low_speed_seconds: float = 30.0,
+        max_attempts: int = 4,
+        allow_gzip: bool = False,
     ) -> None:
-        if max_bytes < 1:
-            raise ValueError(f"max_bytes must be at least 1, got {max_bytes}")
+        for name, value in (
+            ("max_bytes", max_bytes),
+            ("connect_timeout_seconds", connect_timeout_seconds),
+            ("read_timeout_seconds", read_timeout_seconds),
+            ("low_speed_seconds", low_speed_seconds),
+            ("max_attempts", max_attempts),
+        ):
+            if not value > 0:
+                raise ValueError(f"{name} must be more than 0, got {value}")
+        if low_speed_bytes_per_second < 0:
+            raise ValueError(f"low_speed_bytes_per_second must not be negative, got {low_speed_bytes_per_second}")
         self.max_bytes = max_bytes
         self.policy = policy or rules.UrlPolicy()
         self.spool_dir = Path(spool_dir) if spool_dir is not None else spool.default_spool_dir()
+        self._guard = guard
         self._admission = admission
+        patience = Patience(
+            connect_timeout_seconds, read_timeout_seconds, low_speed_bytes_per_second, low_speed_seconds
+        )
+        self._asking = Asking(self.policy, patience, transport)
+        self._limits = Limits(max_bytes, max_attempts, allow_gzip, self.spool_dir)
+        self._flights = Flights(FailedUrls() if failures is None else failures)
+        self._in_memory: list[InMemory] = []
+
+    async def probe(self, url: str, *, headers: Mapping[str, str] | None = None) -> Probe:
+        """The preflight alone: what the policy and HEAD say of a URL. Takes no slot.
+
+        Raises:
+            UrlBlockedError, DownloadTooLargeError, SpoolError: `fetch` would refuse it.
+        """
+        rules.check_url(url, self.policy)
+        return await preflight(self._asking, self._limits, url, checked_headers(headers))
 
     @asynccontextmanager
     async def fetch(
         self,
         url: str,
         *,
+        headers: Mapping[str, str] | None = None,
+        expected_sha256: str | None = None,
+        deadline_seconds: float | None = 3600.0,
         reservation: Any = None,
         queue_timeout_seconds: float | None = None,
+        ask_anyway: bool = False,
         on_progress: Callable[[int, int | None], None] | None = None,
     ) -> AsyncIterator[DownloadedFile]:
         """`async with` this: download `url` to a file that lives as long as the block.
 
-        The slot is given back before the block begins. A server may take 10 s to be connected to, and be silent for
-        30 s at a time; for a limit on the whole use `anyio.fail_after`.
+        The slot is given back before the block begins.
 
         Args:
             url: http or https.
+            headers: of the caller's own. They stay with the origin of `url`; with them, the URL is neither looked up
+                among those that failed, nor remembered.
+            expected_sha256: of the whole body, as 64 hexadecimal digits.
+            deadline_seconds: for everything from the moment it has its slot: redirects, attempts, and pauses between.
             reservation: download on this reservation's slot and bytes instead of queueing for others; by default on
                 that which the running task holds, if it does.
             queue_timeout_seconds: how long to wait for a slot; None for as long as it takes.
+            ask_anyway: also a URL that failed before, and although another task is just finding out.
             on_progress: called with (bytes so far, announced bytes or None) after each MiB.
 
         Raises:
-            UrlBlockedError, DownloadTooLargeError, HTTPStatusError, SpoolError, or another `DownloadError`.
+            UrlBlockedError, DownloadTooLargeError, HTTPStatusError, KnownBadUrlError, ChecksumMismatchError,
+            SpoolError, or another `DownloadError`.
             AdmissionError: no slot or no memory in time, or too little left in the reservation.
+            MemoryPressureError: memory was at the guard's ceiling until the deadline.
 
         Cancellation: the connection is closed and the file is gone.
 
-        Memory: at most 4 MiB, whatever the size of the body.
+        Memory: at most 6 MiB, whatever the size of the body; where the spool is memory, the body, too.
         """
-        rules.check_url(url)
-        with ExitStack() as opened:
-            async with self._reserve(reservation, queue_timeout_seconds):
-                file = opened.enter_context(_Spooled(self.spool_dir, rules.shown(url), self.max_bytes))
-                downloaded = await self._download(url, file, on_progress or (lambda done, total: None))
-            yield downloaded
+        rules.check_url(url, self.policy)
+        own_headers = checked_headers(headers)
+        if expected_sha256 is not None:
+            expected_sha256 = expected_sha256.lower()
+            if not _SHA256.fullmatch(expected_sha256):
+                raise ValueError(f"expected_sha256 must be 64 hexadecimal digits, got {expected_sha256!r}")
+        wanted = _Wanted(
+            url,
+            own_headers,
+            expected_sha256,
+            inf if deadline_seconds is None else deadline_seconds,
+            reservation,
+            queue_timeout_seconds,
+            on_progress or (lambda done, total: None),
+        )
+        async with AsyncExitStack() as opened:
+            async with self._flights.flight(url, ask_anyway=ask_anyway or bool(own_headers), keep=not own_headers):
+                with _logged(rules.shown(url)):
+                    file = await self._fetched(wanted, opened)
+            yield file
 
-    def _reserve(self, reservation: Any, timeout_seconds: float | None) -> AbstractAsyncContextManager[Any]:
+    async def _fetched(self, wanted: "_Wanted", opened: AsyncExitStack) -> DownloadedFile:
+        """Download, again if it has to make room for older ones; what the file needs is left in `opened`."""
+        need_bytes = 0
+        while True:
+            try:
+                async with AsyncExitStack() as tried:
+                    in_memory = await self._room_in_memory(need_bytes, wanted.queue_timeout_seconds, tried)
+                    async with self._slot(wanted):
+                        incoming = Incoming(
+                            self.spool_dir, rules.shown(wanted.url), self.max_bytes, in_memory, self._is_memory_short
+                        )
+                        tried.callback(incoming.close)
+                        with nullcontext() if in_memory is None else in_memory.under_way():
+                            file = await self._filled(wanted, incoming)
+                        if in_memory is not None:
+                            in_memory.settle(file.size_bytes)
+                    opened.push_async_exit(tried.pop_all())
+                    return file
+            except Dropped as dropped:
+                need_bytes = dropped.need_bytes
+                log("dropped", rules.shown(wanted.url), need_bytes=need_bytes)
+
+    async def _room_in_memory(
+        self, need_bytes: int, timeout_seconds: float | None, opened: AsyncExitStack
+    ) -> InMemory | None:
+        """Where the spool is memory, what holds it: without a slot, until `opened` ends."""
+        if not spool.is_memory(self.spool_dir):
+            return None
+        is_gone = anyio.Event()
+        opened.callback(is_gone.set)  # the last of all
+        held = await opened.enter_async_context(
+            self._admitting().reserve(need_bytes, timeout_seconds=timeout_seconds, slot=False)
+        )
+        return InMemory(held, self._in_memory, is_gone)
+
+    def _slot(self, wanted: "_Wanted") -> AbstractAsyncContextManager[Any]:
+        admission = self._admitting()
+        held = wanted.reservation or admission.current_reservation()
+        return admission.reserve(_NEED_BYTES, timeout_seconds=wanted.queue_timeout_seconds, reservation=held)
+
+    def _admitting(self) -> Admission:
         if self._admission is None:
             from memsafe_transcribe import default_admission  # the room below may not know the one above
 
             self._admission = default_admission()
-        held = reservation or self._admission.current_reservation()
-        return self._admission.reserve(_NEED_BYTES, timeout_seconds=timeout_seconds, reservation=held)
+        return self._admission
 
-    async def _download(
-        self, url: str, file: "_Spooled", on_progress: Callable[[int, int | None], None]
-    ) -> DownloadedFile:
-        for _ in range(_MAX_REDIRECTS + 1):
-            async with transport.get(url, self.policy) as answer:
-                location = answer.headers.get("location")
-                if answer.status_code not in _REDIRECTS or location is None:
-                    expected = self._expected_bytes(url, answer)
-                    await self._receive(answer, file, expected, on_progress)
-                    return file.finished(url, answer.headers.get("content-type"), expected)
-                url = rules.redirect_target(url, location)
-        raise DownloadProtocolError(f"{rules.shown(url)}: more than {_MAX_REDIRECTS} redirects", url=rules.shown(url))
+    def _guarding(self) -> Guard:
+        return self._guard or self._admitting().guard
 
-    def _expected_bytes(self, url: str, answer: transport.Answer) -> int | None:
-        """Judge the headers; the announced length, if there is one."""
-        where = rules.shown(url)
-        if answer.status_code != 200:
-            raise HTTPStatusError(
-                f"{where}: the server answered {answer.status_code}", url=where, status_code=answer.status_code
-            )
-        if (encoding := answer.headers.get("content-encoding", "identity").lower()) != "identity":
-            raise DownloadProtocolError(f"{where}: sent as {encoding!r}, which was not asked for", url=where)
-        length = answer.headers.get("content-length")
-        expected = int(length) if length is not None and length.isdecimal() else None
-        if expected is not None and expected > self.max_bytes:
-            raise _too_large(where, expected, self.max_bytes, "announces")
-        return expected
+    def _is_memory_short(self) -> bool:
+        return bool(self._guarding().snapshot().level > 0)
 
-    async def _receive(
-        self,
-        answer: transport.Answer,
-        file: "_Spooled",
-        expected_bytes: int | None,
-        on_progress: Callable[[int, int | None], None],
-    ) -> None:
-        """Write the body in pieces of a MiB: a thread for each 64 KiB would cost more than the network does."""
-        buffer = bytearray()
-        async with aclosing(answer.body) as parts:
-            async for part in parts:
-                file.count(len(part))
-                buffer += part
-                if len(buffer) >= _WRITE_BYTES:
-                    await anyio.to_thread.run_sync(file.write, buffer)
-                    buffer.clear()
-                    on_progress(file.size_bytes, expected_bytes)
-        if buffer:
-            await anyio.to_thread.run_sync(file.write, buffer)
-        on_progress(file.size_bytes, expected_bytes)
-
-
-class _Spooled:
-    """The file being written: counts before it writes, and hashes what it wrote."""
-
-    def __init__(self, spool_dir: Path, url: str, max_bytes: int) -> None:
-        self.size_bytes = 0
-        self._spool_dir = spool_dir
-        self._url = url
-        self._max_bytes = max_bytes
-        self._hash = hashlib.sha256()
-        self._lock = threading.Lock()
-        self._is_writing = self._is_left = False
-        self._fd = spool.open_nameless(spool_dir, url)
-
-    def __enter__(self) -> "_Spooled":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the file. While a thread still writes, that thread does it: asyncio's own `Task.cancel()` does not wait
-        for threads, and a descriptor that is closed under one may be another file by the time it writes.
-        """
-        with self._lock:
-            self._is_left = True
-            if not self._is_writing:
-                os.close(self._fd)
-
-    def count(self, size_bytes: int) -> None:
-        """Account for bytes before they are written."""
-        self.size_bytes += size_bytes
-        if self.size_bytes > self._max_bytes:
-            raise _too_large(self._url, self.size_bytes, self._max_bytes, "sends")
-
-    def write(self, data: bytearray) -> None:
-        """Write and hash; runs in a thread."""
-        with self._lock:
-            if self._is_left:
-                return
-            self._is_writing = True
-        try:
-            self._hash.update(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            raise spool.spool_error(self._spool_dir, self._url, error) from error
-        finally:
-            with self._lock:
-                self._is_writing = False
-                if self._is_left:
-                    os.close(self._fd)
-
-    def finished(self, url: str, content_type: str | None, expected_bytes: int | None) -> DownloadedFile:
+    async def _filled(self, wanted: "_Wanted", incoming: Incoming) -> DownloadedFile:
         """The file as its user sees it, once all has come in."""
-        where = rules.shown(url)
-        if expected_bytes is not None and self.size_bytes != expected_bytes:
-            raise TruncatedDownloadError(f"{where}: {self.size_bytes} of {expected_bytes} bytes came in", url=where)
-        if self.size_bytes == 0:
-            raise DownloadProtocolError(f"{where}: the answer is empty", url=where)
+        where, deadline_seconds = rules.shown(wanted.url), wanted.deadline_seconds
+        give_up_at = anyio.current_time() + deadline_seconds
+        patience = None if deadline_seconds == inf else deadline_seconds
+        await self._guarding().wait_until_ok(admitted=True, timeout_seconds=patience)
+        transfer = Transfer(
+            self._asking, self._limits, wanted.url, wanted.headers, incoming, wanted.on_progress, give_up_at
+        )
+        with anyio.CancelScope(deadline=give_up_at) as scope:
+            await preflight(self._asking, self._limits, wanted.url, wanted.headers)
+            await transfer.run()
+        if scope.cancelled_caught:
+            raise DownloadTimeoutError(
+                f"{where}: not done within {deadline_seconds:g} s (deadline_seconds)"
+                + (f"; before that: {transfer.last_error}" if transfer.last_error else ""),
+                url=where,
+                deadline_seconds=deadline_seconds,
+            ) from transfer.last_error
+        if wanted.expected_sha256 is not None and incoming.sha256 != wanted.expected_sha256:
+            raise ChecksumMismatchError(
+                f"{where}: SHA-256 is {incoming.sha256}, not {wanted.expected_sha256}",
+                url=where,
+                sha256=incoming.sha256,
+                expected_sha256=wanted.expected_sha256,
+            )
         return DownloadedFile(
-            fd=self._fd,
-            path=spool.path_of(self._fd),
-            size_bytes=self.size_bytes,
-            content_type=content_type,
-            sha256=self._hash.hexdigest(),
-            final_url=where,
-            suggested_filename=_filename(url),
+            fd=incoming.file.fd,
+            path=incoming.file.path,
+            size_bytes=incoming.size_bytes,
+            content_type=transfer.content_type,
+            sha256=incoming.sha256,
+            final_url=rules.shown(transfer.final_url),
+            suggested_filename=suggested_filename(transfer.final_url),
         )
 
 
-def _filename(url: str) -> str:
-    """The last part of the URL's path, fit to be joined to a folder."""
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    name = "".join(letter for letter in name if letter.isprintable() and letter != "\\")
-    return "download" if name in ("", ".", "..") else name
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What one `fetch` was asked for."""
+
+    url: str
+    headers: Mapping[str, str]
+    expected_sha256: str | None
+    deadline_seconds: float
+    reservation: Any
+    queue_timeout_seconds: float | None
+    on_progress: Callable[[int, int | None], None]
 
 
-def _too_large(url: str, size_bytes: int, max_bytes: int, verb: str) -> DownloadTooLargeError:
-    return DownloadTooLargeError(
-        f"{url} {verb} {format_size(size_bytes)}, at most {format_size(max_bytes)} are allowed (max_bytes)",
-        url=url,
-        size_bytes=size_bytes,
-        max_bytes=max_bytes,
-    )
+@contextmanager
+def _logged(url: str) -> Iterator[None]:
+    log("started", url)
+    started = time.monotonic()
+    try:
+        yield
+    except MemsafeError as error:
+        seconds = round(time.monotonic() - started, 3)
+        log("failed", url, seconds=seconds, error=type(error).__name__, reason=str(error))
+        raise
+    log("finished", url, seconds=round(time.monotonic() - started, 3))

@@ -1,13 +1,72 @@
-"""Files without a name: no crash can leave one behind."""
+"""Where downloads lie: files that no crash can leave behind.
+
+Most have no name at all, so their space is free when the last process that holds them dies. Where the system knows no
+such files, they are made in a private folder and unlinked at once; where a file without a name could not be handed to a
+child, they keep their name there. Whatever has a name is locked for as long as its descriptor lives: a file that can be
+locked is one whose process has died, and is removed by the next that uses the folder.
+"""
 
 import errno
 import os
+import re
+import secrets
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .._errors import SpoolError
+from .publishing import closing, create_locked, open_tmpfile, reason, remove_if_dead
 
-_NO_TMPFILE = {errno.EISDIR, errno.ENOENT, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
+_IN_MEMORY = {"tmpfs", "ramfs", "rootfs", "devtmpfs", "hugetlbfs"}
+_NAME = re.compile(r"spool-[0-9a-f]{16}")
+_TRIES = 100
+
+
+class SpoolFile:
+    """One spooled file: without a name where the system allows it, else in a private folder under a lock.
+
+    One that is dropped without being closed says so in a `ResourceWarning`, and is closed. A forked child that closes
+    it gives up its own descriptor: the file stays its parent's.
+
+    Attributes:
+        fd: open for reading and writing; -1 once it is closed.
+        path: opens it in this process, and can be handed to a child process.
+        is_nameless: whether no folder shows it.
+    """
+
+    def __init__(self, fd: int, path: Path, *, is_nameless: bool) -> None:
+        self.fd = fd
+        self.path = path
+        self.is_nameless = is_nameless
+        self._open = [fd]  # who takes it out, closes it
+        self._owner_pid = os.getpid()
+
+    def close(self) -> None:
+        """Remove the file, if nobody else has it open. What was published stays."""
+        try:
+            fd = self._open.pop()
+        except IndexError:
+            return
+        self.fd = -1
+        try:
+            if not self.is_nameless and os.getpid() == self._owner_pid:
+                with suppress(FileNotFoundError):  # cleaners of temporary folders come by
+                    os.unlink(self.path)
+                _remove_if_empty(self.path.parent)
+        finally:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if self._open:
+            self.close()
+            if os.getpid() == self._owner_pid:
+                warnings.warn(f"{self!r} was dropped without being closed", ResourceWarning, source=self, stacklevel=1)
+
+    def __repr__(self) -> str:
+        return f"<SpoolFile {self.path}>"
 
 
 def default_spool_dir() -> Path:
@@ -15,47 +74,183 @@ def default_spool_dir() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def open_nameless(spool_dir: Path, url: str) -> int:
-    """Open a new file that has no name; return its descriptor. Its space is free as soon as nobody holds it open.
+def open_spool_file(spool_dir: Path, url: str) -> SpoolFile:
+    """Open a new, empty file that no other user can reach.
+
+    Args:
+        spool_dir: the folder whose file system takes it.
+        url: what it is for, as errors shall show it.
 
     Raises:
-        SpoolError: the folder is missing or cannot be written.
+        SpoolError: the folder is missing or cannot be written, or there is no space, inode or descriptor left.
     """
     try:
-        return _open_tmpfile(spool_dir)
+        return _open_nameless(spool_dir) or _open_private(spool_dir)
     except OSError as error:
         raise spool_error(spool_dir, url, error) from error
 
 
-def _open_tmpfile(spool_dir: Path) -> int:
-    flag = getattr(os, "O_TMPFILE", None)
-    if flag is not None and spool_dir.is_dir():
-        try:
-            return os.open(spool_dir, flag | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            # Refused by some file systems: overlayfs before Linux 6.3, the root of many containers.
-            if error.errno not in _NO_TMPFILE:
-                raise
-    fd, name = tempfile.mkstemp(prefix="memsafe-", dir=spool_dir)
+def free_bytes(spool_dir: Path) -> int:
+    """How much may still be written there by a user without privileges.
+
+    Raises:
+        SpoolError: the folder is missing.
+    """
     try:
-        os.unlink(name)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+        found = os.statvfs(spool_dir)
+    except OSError as error:
+        raise spool_error(spool_dir, "", error) from error
+    return found.f_bavail * found.f_frsize
+
+
+def is_memory(spool_dir: Path) -> bool:
+    """Whether files there are memory, which counts against the container's limit. False where that cannot be told.
+
+    An overlay whose upper folder is in memory is not seen: that folder is outside of the container.
+
+    Raises:
+        SpoolError: the folder is missing, or no descriptor is left.
+    """
+    try:
+        device = os.stat(spool_dir).st_dev
+        # By device, and not by the mount points above: what is mounted over another, moved or bound cannot mislead.
+        with suppress(FileNotFoundError), open("/proc/self/mountinfo", "rb") as mounts:
+            for line in mounts:
+                left, _, right = line.partition(b" - ")
+                if left.split()[2].decode() == f"{os.major(device)}:{os.minor(device)}":
+                    return right.split()[0].decode() in _IN_MEMORY
+    except OSError as error:
+        raise spool_error(spool_dir, "", error) from error
+    return False
+
+
+def reap(spool_dir: Path) -> int:
+    """Remove what dead processes of this user left in the private folder, and nothing else.
+
+    Returns:
+        How many files there were.
+
+    Raises:
+        SpoolError: the private folder is not one that can be trusted.
+    """
+    folder = _private_folder(spool_dir)
+    try:
+        with _opened_private(folder) as folder_fd:
+            removed = _reap(folder_fd)
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise spool_error(spool_dir, "", error) from error
+    _remove_if_empty(folder)
+    return removed
 
 
 def spool_error(spool_dir: Path, url: str, error: OSError) -> SpoolError:
-    """What the disk said, with the setting that moves the spool."""
+    """What the disk said, with the figures and the setting that moves the spool."""
+    refused = f"refused {url}" if url else "cannot be used"
     return SpoolError(
-        f"the spool folder {spool_dir} refused {url}: {error.strerror} (spool_dir, or TMPDIR, names another)",
+        f"the spool folder {spool_dir} {refused}: {reason(error, spool_dir)} (spool_dir, or TMPDIR, names another)",
         url=url,
         spool_dir=str(spool_dir),
         errno=error.errno,
     )
 
 
-def path_of(fd: int) -> Path:
-    """A path that opens the nameless file behind `fd`, here and, on Linux, in a child of the same user."""
-    path = Path(f"/proc/{os.getpid()}/fd/{fd}")
-    return path if path.exists() else Path(f"/dev/fd/{fd}")
+# -- files without a name
+
+
+def _open_nameless(spool_dir: Path) -> SpoolFile | None:
+    """A file that never had a name; None where there are none, or they cannot be opened by a path."""
+    fd = open_tmpfile(spool_dir)
+    if fd is None:
+        return None
+    with ExitStack() as on_failure:
+        on_failure.callback(os.close, fd)
+        if not _opens(_path_of(fd), fd):
+            return None
+        on_failure.pop_all()
+    return SpoolFile(fd, _path_of(fd), is_nameless=True)
+
+
+def _path_of(fd: int) -> Path:
+    """The path that opens the nameless file behind `fd`, here and in a child of the same user, if `_opens` says so."""
+    return Path(f"/proc/{os.getpid()}/fd/{fd}")
+
+
+def _opens(path: Path, fd: int) -> bool:
+    """Whether the file behind `fd` can be opened by `path`, here and in a child."""
+    try:
+        # A process that changed its user (a server that gave up root) is shown as root's, and its own children may not
+        # look into it.
+        if path.parent.stat().st_uid != os.geteuid():
+            return False
+        with closing(os.open(path, os.O_RDONLY | os.O_CLOEXEC)) as found:
+            return os.path.samestat(os.fstat(found), os.fstat(fd))
+    except OSError as error:
+        if error.errno in _NO_DESCRIPTORS:
+            raise
+        return False
+
+
+# -- files with a name, under a lock
+
+
+def _open_private(spool_dir: Path) -> SpoolFile:
+    """A file of the private folder; without its name, if it can be opened without."""
+    folder = _private_folder(spool_dir)
+    for _ in range(_TRIES):
+        with ExitStack() as on_failure:
+            with suppress(FileExistsError):
+                folder.mkdir(0o700)
+                on_failure.callback(_remove_if_empty, folder)
+            # Another process may just have removed the folder, as empty.
+            with suppress(FileNotFoundError), _opened_private(folder) as folder_fd:
+                _reap(folder_fd)
+                if (file := _create_private(folder, folder_fd)) is not None:
+                    on_failure.pop_all()
+                    return file
+    raise BlockingIOError(errno.EBUSY, f"{folder.name} in it is removed again and again")
+
+
+def _create_private(folder: Path, folder_fd: int) -> SpoolFile | None:
+    """A new file; None if another process removed it just then, as if its maker had died."""
+    path = folder / f"spool-{secrets.token_hex(8)}"
+    with ExitStack() as on_failure:
+        if (fd := create_locked(path.name, folder_fd, 0o600)) is None:
+            return None
+        on_failure.callback(os.close, fd)
+        on_failure.callback(os.unlink, path)
+        if is_nameless := _opens(_path_of(fd), fd):
+            os.unlink(path)
+            _remove_if_empty(folder)
+        on_failure.pop_all()
+    return SpoolFile(fd, _path_of(fd) if is_nameless else path, is_nameless=is_nameless)
+
+
+def _private_folder(spool_dir: Path) -> Path:
+    return spool_dir.absolute() / f"memsafe-spool-{os.geteuid()}"
+
+
+@contextmanager
+def _opened_private(folder: Path) -> Iterator[int]:
+    """The private folder's descriptor, if it is ours alone."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            raise OSError(error.errno, f"{folder.name} in it is not a folder") from error
+        raise
+    with closing(fd):
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise PermissionError(errno.EACCES, f"{folder.name} in it is not this user's own, or open to others")
+        yield fd
+
+
+def _reap(folder_fd: int) -> int:
+    return sum(remove_if_dead(name, folder_fd) for name in os.listdir(folder_fd) if _NAME.fullmatch(name))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

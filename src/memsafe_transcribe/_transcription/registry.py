@@ -6,9 +6,9 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from .._errors import TranscriberError, TranscriberFailedError, TranscriberNotFoundError
+from .._threads import run_to_its_end
 from .protocol import Answer, AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
 from .stitching import place
-from .threads import run_to_its_end
 from .transcript import Segment
 
 ENTRY_POINT_GROUP = "memsafe_transcribe.transcribers"

@@ -11,11 +11,15 @@ import anyio.to_thread
 T = TypeVar("T")
 
 
-async def run_to_its_end(function: Callable[[], T]) -> T:
+async def run_to_its_end(function: Callable[[], T], limiter: anyio.CapacityLimiter | None = None) -> T:
     """Run a function in a worker thread, and do not return before it has ended, however often this task is cancelled.
 
     anyio waits for its threads when a scope is cancelled; asyncio's own `Task.cancel()` breaks through that. What the
     function uses would then be given back under its hands.
+
+    Args:
+        function: what to run. It is not begun if this task is cancelled before.
+        limiter: whose threads it counts as; anyio's own by default.
     """
     ended = anyio.Event()
     lock = threading.Lock()
@@ -33,7 +37,7 @@ async def run_to_its_end(function: Callable[[], T]) -> T:
             anyio.from_thread.run_sync(ended.set)
 
     try:
-        return await anyio.to_thread.run_sync(call)
+        return await anyio.to_thread.run_sync(call, limiter=limiter)
     finally:
         with lock:
             abandoned = not started
