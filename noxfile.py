@@ -11,8 +11,13 @@ nox.options.sessions = ["tests", "coverage"]
 
 SOURCE = Path("src/memsafe_transcribe")
 # Files that decide without a clock and without I/O, so that no line and no branch of them need go untested.
-PURE = ("_memory/pressure.py", *(f"_admission/{name}.py" for name in ("claims", "ledger", "estimates", "table")))
-LONG = ("tests/memory", "tests/admission")
+PURE = (
+    "_memory/pressure.py",
+    *(f"_admission/{name}.py" for name in ("claims", "ledger", "estimates", "table")),
+    *(f"_download/{name}.py" for name in ("addresses", "pace", "policy", "ranges", "retries")),
+)
+DOWNLOAD_RULES = tuple(f"tests/download/test_{name}.py" for name in ("pace", "policy", "ranges", "retries"))
+LONG = ("tests/memory", "tests/admission", *DOWNLOAD_RULES, "tests/download/test_download_machine.py")
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
 
@@ -33,7 +38,7 @@ def long(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Every line and every branch of the pure files, by the tests of memory and admission alone."""
+    """Every line and every branch of the pure files, by the tests of memory, admission and the rules of downloads."""
     if absent := [name for name in PURE if not (SOURCE / name).is_file()]:
         session.error(f"not there to be measured: {', '.join(absent)}")
     session.install("-e", ".[dev]")

@@ -14,6 +14,7 @@ from hypothesis import example, given, strategies as st
 import memsafe_transcribe as mt
 from memsafe_transcribe._download.policy import (
     address_refusal,
+    check_literal_address,
     check_url,
     headers_across,
     redirect_target,
@@ -522,3 +523,27 @@ def test_headers_that_were_dropped_never_come_back(way: list[str]) -> None:
 def test_any_two_texts_have_an_origin_or_none(url: str, other: str) -> None:
     """Without an error, and the same in both directions."""
     assert same_origin(url, other) == same_origin(other, url)
+
+
+@pytest.mark.parametrize(
+    ("host", "policy", "is_refused"),
+    [
+        ("169.254.169.254", ANY, True),
+        ("[fd00:ec2::254]", ANY, True),
+        ("[::ffff:169.254.169.254]", ANY, True),
+        ("10.0.0.1", DEFAULT, True),
+        ("10.0.0.1", ANY, False),
+        ("93.184.215.14", DEFAULT, False),
+        ("proxied.test", DEFAULT, False),  # whoever resolves it has to judge it
+        ("[::1", DEFAULT, False),  # no URL at all: that is for check_url
+    ],
+)
+def test_an_address_in_a_url_is_judged_where_nobody_here_dials_it(
+    host: str, policy: mt.UrlPolicy, is_refused: bool
+) -> None:
+    """By the rules for what a name resolves to; a name itself is not."""
+    if is_refused:
+        with pytest.raises(mt.UrlBlockedError):
+            check_literal_address(f"http://{host}:8080/a", policy)
+    else:
+        check_literal_address(f"http://{host}:8080/a", policy)
