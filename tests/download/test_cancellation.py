@@ -106,8 +106,11 @@ def test_cancelled_while_waiting_for_a_slot(run: Run, server: Server, spool_dir:
         held = admission.reserve_nowait(1)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(download)
-            await anyio.wait_all_tasks_blocked()
-            assert admission.statistics().waiting == 1
+            with anyio.fail_after(
+                _WAIT_SECONDS
+            ):  # it polls in step with `wait_all_tasks_blocked`, which may miss it long
+                while admission.statistics().waiting == 0:
+                    await anyio.lowlevel.checkpoint()
             tasks.cancel_scope.cancel()
         assert (admission.statistics().active, admission.statistics().waiting) == (1, 0)
         held.release()

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import AsyncExitStack, suppress
+from contextvars import Context
 from pathlib import Path
 
 import anyio
@@ -19,6 +20,7 @@ from ..support.server import Exchange, Server
 
 ANY = mt.UrlPolicy(allow_private=True)
 _WAIT_SECONDS = 30.0
+_DEADLOCK_SECONDS = 5.0
 CHILD = """
 import sys, anyio, memsafe_transcribe as mt
 
@@ -49,6 +51,30 @@ def test_the_slot_is_free_inside_the_block(run: Run, server: Server, spool_dir: 
                 await files.enter_async_context(downloader.fetch(server.url("/"), queue_timeout_seconds=_WAIT_SECONDS))
                 assert admission.statistics().active == 0
         assert (admission.statistics().granted, admission.statistics().peak_active) == (3, 1)
+
+    run(main)
+
+
+def test_a_holder_of_a_slot_waits_for_nobody_who_queues_for_it(run: Run, server: Server, spool_dir: Path) -> None:
+    """The only slot is held by a task that downloads what another wants too, which came first and waits for a slot."""
+    server.routes["/"] = lambda exchange: exchange.answer(b"x")
+
+    async def main() -> None:
+        admission = mt.AdmissionController(max_concurrent=1, scope="process")
+        downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir)
+
+        async def queue() -> None:
+            async with downloader.fetch(server.url("/")):
+                pass
+
+        with anyio.fail_after(_DEADLOCK_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                async with admission.reserve(10 * mt.MiB) as held:
+                    Context().run(tasks.start_soon, queue)  # it has inherited nothing
+                    while admission.statistics().waiting == 0:
+                        await anyio.lowlevel.checkpoint()
+                    async with downloader.fetch(server.url("/"), reservation=held):
+                        pass
 
     run(main)
 

@@ -29,7 +29,7 @@ from ..support.server import Server
 ANY = mt.UrlPolicy(allow_private=True)
 _WAIT_SECONDS = 30.0
 _MOST_POINTS = 1000
-_FEWEST_POINTS = 50  # six requests, two bodies, the queue, the threads
+_FEWEST_POINTS = 40  # six requests, two bodies, the queue, the threads; some need not wait now and then
 
 Cancel = Callable[[anyio.CancelScope], object]
 
@@ -44,6 +44,12 @@ def by_task(_: anyio.CancelScope) -> None:
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
+
+
+def by_all_tasks(_: anyio.CancelScope) -> None:
+    """What asyncio does as its loop ends: the tasks that a download has started are cancelled along with it."""
+    for task in asyncio.all_tasks():
+        task.cancel()
 
 
 class Stepped:
@@ -224,6 +230,21 @@ def test_cancelled_at_every_await(run: Run, place: Place) -> None:
 def test_cancelled_by_asyncio_itself_at_every_await(run: Run, place: Place, times: int) -> None:
     """Once; and once more while it cleans up."""
     run(alone, by_task, times, place)
+
+
+@on_asyncio
+@on_disk
+@pytest.mark.filterwarnings("ignore:coroutine 'BlockWriter.run' was never awaited")  # anyio's, of a task that never ran
+def test_cancelled_with_all_its_tasks_at_every_await(run: Run, place: Place) -> None:
+    """The one that writes has no more time than the one that reads, and may not even have begun."""
+    run(alone, by_all_tasks, 1, place)
+
+
+@on_asyncio
+@on_disk
+def test_the_next_in_line_goes_on_after_asyncios_own_cancellation(run: Run, place: Place) -> None:
+    """The same by `Task.cancel()`."""
+    run(before_another, by_task, place)
 
 
 @on_disk

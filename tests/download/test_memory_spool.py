@@ -1,6 +1,7 @@
 """A spool that is memory: its bytes are reserved before they are written, and until the file closes."""
 
 import logging
+import os
 import random
 import threading
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ import anyio
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._download.holding import Dropped, InMemory
 
-from ..admission.room import NOTHING, holds, told
+from ..admission.room import NOTHING, ToldGuard, holds, told
 from ..conftest import Run
 from ..support.needs import tmpfs
 from ..support.server import Exchange, Server
@@ -19,7 +21,26 @@ from ..support.server import Exchange, Server
 ANY = mt.UrlPolicy(allow_private=True)
 BODY = random.Random(7).randbytes(3 * mt.MiB)
 SLOT = 6 * mt.MiB  # what a download reserves while it runs
-_WAIT_SECONDS = 30.0
+_WAIT_SECONDS = 10.0
+
+
+class SpoolGuard(ToldGuard):
+    """Counts what is in a spool as used, as the kernel does."""
+
+    def __init__(self, spool_dir: Path, room_bytes: int, largest: int = 10**9) -> None:
+        self._spool_dir = spool_dir
+        self._room_bytes = room_bytes
+        super().__init__(room_bytes, largest=largest)
+
+    def room(self, *, exact: bool = True) -> mt.MemoryRoom:
+        self.say(self._room_bytes - used_bytes(self._spool_dir))
+        return super().room(exact=exact)
+
+
+def used_bytes(folder: Path) -> int:
+    """What a file system holds."""
+    found = os.statvfs(folder)
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
 
 
 @pytest.fixture
@@ -220,6 +241,177 @@ def test_one_that_could_not_fit_alone_is_refused(run: Run, server: Server, memor
                 pytest.fail("the file was handed out")
         assert caught.value.need_bytes in (SLOT, len(BODY))
         assert holds(admission) == NOTHING
+
+    run(main)
+
+
+def test_what_is_written_was_reserved_before(
+    run: Run, server: Server, memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each write, to the byte, where no length is announced; in steps, not for each block."""
+    body, pwrite = random.Random(8).randbytes(20 * mt.MiB), os.pwrite
+    server.routes["/"] = lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\n\r\n" + body * (not exchange.is_head))
+    seen: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        admission = told(10**9)
+
+        def noted(fd: int, data: bytes, offset: int) -> int:
+            seen.append((offset + len(data), admission.statistics().reserved_bytes - SLOT))
+            return pwrite(fd, data, offset)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "pwrite", noted)
+            async with mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=memory).fetch(server.url("/")):
+                assert holds(admission) == (0, 0, len(body))
+        assert holds(admission) == NOTHING
+        assert all(written <= reserved for written, reserved in seen)
+        assert {reserved for _, reserved in seen} == {8 * mt.MiB, 16 * mt.MiB, 24 * mt.MiB}
+        seen.clear()
+
+    run(main)
+
+
+def test_one_without_a_length_that_outgrows_everything_is_refused(run: Run, server: Server, memory: Path) -> None:
+    """It is dropped as the newest, asks for what it is known to need beside its slot, and hears that it cannot be."""
+    most_bytes, body = 7 * mt.MiB, bytes(9 * mt.MiB)
+    server.routes["/"] = lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\n\r\n" + body * (not exchange.is_head))
+
+    async def main() -> None:
+        guard = SpoolGuard(memory, SLOT + most_bytes, largest=SLOT + most_bytes)
+        admission = mt.AdmissionController(guard=guard, scope="process")
+        downloader = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=memory)
+        with pytest.raises(mt.AdmissionError, match="could never fit"):
+            async with downloader.fetch(server.url("/")):
+                pytest.fail("the file was handed out")
+        assert (holds(admission), used_bytes(memory)) == (NOTHING, 0)
+
+    run(main)
+
+
+class Two:
+    """An older download without a length, which wants more than there is beside a newer one.
+
+    The older is answered when `older_goes` is set, and the rest of it comes with `older_ends`.
+    """
+
+    def __init__(self, server: Server, memory: Path) -> None:
+        guard = SpoolGuard(memory, 2 * SLOT + len(BODY) + 100_000)
+        self.admission = mt.AdmissionController(guard=guard, max_concurrent=2, scope="process")
+        self.downloader = mt.SafeDownloader(policy=ANY, admission=self.admission, spool_dir=memory)
+        self.older_goes, self.older_ends = threading.Event(), threading.Event()
+        self.scopes = {"older": anyio.CancelScope(), "newer": anyio.CancelScope()}
+        self.ended = {"older": anyio.Event(), "newer": anyio.Event()}
+        self.whole: list[str] = []
+        self._server = server
+        server.on_head = lambda exchange: exchange.answer(status="405 Method Not Allowed")
+        server.routes["/older"] = self._older
+        server.routes["/newer"] = announced
+
+    def _older(self, exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        assert self.older_goes.wait(_WAIT_SECONDS)
+        exchange.send(BODY[: mt.MiB])
+        assert self.older_ends.wait(_WAIT_SECONDS)
+        exchange.send(BODY[mt.MiB :])
+
+    async def download(self, name: str) -> None:
+        with self.scopes[name]:
+            async with self.downloader.fetch(self._server.url(f"/{name}")) as file:
+                assert file.path.read_bytes() == BODY
+                self.whole.append(name)
+        self.ended[name].set()
+
+    async def until_it_holds(self, active: int, waiting: int, reserved_bytes: int) -> None:
+        while holds(self.admission) != (active, waiting, reserved_bytes):
+            await anyio.lowlevel.checkpoint()
+
+
+class HeldWrite:
+    """Holds up the first write to the spool until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        pwrite = os.pwrite
+
+        def held(fd: int, data: bytes, offset: int) -> int:
+            if not self.begun.is_set():
+                self.begun.set()
+                assert self.go_on.wait(_WAIT_SECONDS)
+            return pwrite(fd, data, offset)
+
+        monkeypatch.setattr(os, "pwrite", held)
+
+
+@pytest.mark.parametrize("cancels", [None, "older", "newer"])
+def test_one_that_is_dropped_leaves_nothing(
+    run: Run, server: Server, memory: Path, monkeypatch: pytest.MonkeyPatch, cancels: str | None
+) -> None:
+    """The older waits until its file is gone, and gets its bytes; it queues again. Either can be cancelled then."""
+
+    async def main() -> None:
+        server.requests.clear()
+        two = Two(server, memory)
+        both = SLOT + SLOT + len(BODY)
+        with anyio.fail_after(_WAIT_SECONDS), monkeypatch.context() as patch:
+            write = HeldWrite(patch)
+            try:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(two.download, "older")
+                    await anyio.to_thread.run_sync(server.wait_for_requests, 2)
+                    tasks.start_soon(two.download, "newer")
+                    await anyio.to_thread.run_sync(write.begun.wait, _WAIT_SECONDS)
+                    assert holds(two.admission) == (2, 0, both)
+                    two.older_goes.set()
+                    while not two.downloader._in_memory[-1]._scope.cancel_called:  # noqa: SLF001
+                        await anyio.lowlevel.checkpoint()
+                    assert holds(two.admission) == (2, 0, both)  # nobody takes what a thread still writes to
+                    if cancels == "older":
+                        two.scopes["older"].cancel()
+                        await two.ended["older"].wait()
+                    write.go_on.set()
+                    if cancels != "older":
+                        await two.until_it_holds(1, 1, SLOT + 8 * mt.MiB)  # the newer waits, and has nothing
+                    if cancels == "newer":
+                        two.scopes["newer"].cancel()
+                        await two.until_it_holds(1, 0, SLOT + 8 * mt.MiB)
+                    two.older_ends.set()
+            finally:
+                two.older_goes.set()
+                two.older_ends.set()
+        assert set(two.whole) == {"older", "newer"} - {cancels}
+        assert (holds(two.admission), used_bytes(memory)) == (NOTHING, 0)
+
+    run(main)
+
+
+def test_one_that_is_dropped_twice_knows_what_it_needs(run: Run) -> None:
+    """It may be dropped before it has heard its length again."""
+
+    class Held:
+        need_bytes = len(BODY)
+
+        def try_grow(self, more_bytes: int) -> bool:
+            return False
+
+        def shrink(self, fewer_bytes: int) -> None:
+            pass
+
+        def mark_used(self, used_bytes: int) -> None:
+            pass
+
+    async def main() -> None:
+        downloads: list[InMemory] = []
+        older, newer = (InMemory(Held(), downloads, anyio.Event()) for _ in range(2))
+
+        async def wants_more() -> None:
+            with anyio.move_on_after(0):
+                await older.cover(2 * len(BODY), used_bytes=0)
+
+        with older.under_way(), pytest.raises(Dropped) as caught, newer.under_way():
+            await wants_more()
+            await anyio.sleep_forever()
+        assert caught.value.need_bytes == len(BODY)
 
     run(main)
 

@@ -187,7 +187,13 @@ class SafeDownloader:
             on_progress or (lambda done, total: None),
         )
         async with AsyncExitStack() as opened:
-            async with self._flights.flight(url, ask_anyway=ask_anyway or bool(own_headers), keep=not own_headers):
+            async with self._flights.flight(
+                url,
+                ask_anyway=ask_anyway or bool(own_headers),
+                keep=not own_headers,
+                # The first may be queueing for the very slot that is held here.
+                may_wait=(reservation or self._admitting().current_reservation()) is None,
+            ):
                 with _logged(rules.shown(url)):
                     file = await self._fetched(wanted, opened)
             yield file
@@ -213,6 +219,8 @@ class SafeDownloader:
             except Dropped as dropped:
                 need_bytes = dropped.need_bytes
                 log("dropped", rules.shown(wanted.url), need_bytes=need_bytes)
+                if dropped.is_served is not None:
+                    await dropped.is_served.wait()
 
     async def _room_in_memory(
         self, need_bytes: int, timeout_seconds: float | None, opened: AsyncExitStack

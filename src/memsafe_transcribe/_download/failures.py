@@ -139,13 +139,14 @@ class Flights:
         self._under_way: dict[tuple[EventLoopToken, str], _Flight] = {}
 
     @asynccontextmanager
-    async def flight(self, url: str, *, ask_anyway: bool, keep: bool) -> AsyncIterator[None]:
+    async def flight(self, url: str, *, ask_anyway: bool, keep: bool, may_wait: bool = True) -> AsyncIterator[None]:
         """`async with` this around a download of `url`.
 
         Args:
             url: the whole URL.
             ask_anyway: do not look whether it failed before, and wait for nobody.
             keep: remember how it ended.
+            may_wait: else it goes on beside the first.
 
         Raises:
             KnownBadUrlError: it failed a while ago, or just now.
@@ -157,8 +158,9 @@ class Flights:
             if (before := self._under_way.get(key)) is None:
                 first = self._under_way[key] = _Flight()
                 break
-            await before.has_ended.wait()
-            if before.is_good:
+            if may_wait:
+                await before.has_ended.wait()
+            if before.is_good or not may_wait:
                 break
         try:
             yield

@@ -5,6 +5,8 @@ When a step is refused, the newest of those that are under way is dropped, so th
 its bytes are given back, and it queues again for as much as it is known to need.
 """
 
+# ruff: noqa: SLF001 - one download drops another of its own class
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -28,11 +30,17 @@ class Held(Protocol):
 
 
 class Dropped(Exception):  # noqa: N818 - no error: it queues again
-    """This download was dropped in favour of older ones. `need_bytes` is what it is known to need by now."""
+    """This download was dropped in favour of older ones.
 
-    def __init__(self, need_bytes: int) -> None:
+    Attributes:
+        need_bytes: what it is known to need by now.
+        is_served: set once the one that it was dropped for has had its turn; None if it gave way by itself.
+    """
+
+    def __init__(self, need_bytes: int, is_served: anyio.Event | None) -> None:
         super().__init__(need_bytes)
         self.need_bytes = need_bytes
+        self.is_served = is_served
 
 
 class InMemory:
@@ -50,7 +58,8 @@ class InMemory:
         self._loop: EventLoopToken = current_token()
         self._scope = anyio.CancelScope()
         self._is_gone = is_gone
-        self._need_bytes = 0
+        self._is_served: anyio.Event | None = None
+        self._need_bytes = held.need_bytes
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
@@ -64,7 +73,7 @@ class InMemory:
             with self._scope:
                 yield
             if self._scope.cancelled_caught:
-                raise Dropped(self._need_bytes)
+                raise Dropped(self._need_bytes, self._is_served)
             self._is_gone.set()  # out of reach: its file is its user's now
         finally:
             self._others.remove(self)
@@ -86,11 +95,18 @@ class InMemory:
         """
         self._held.mark_used(used_bytes)
         self._need_bytes = max(self._need_bytes, size_bytes)
-        while (more_bytes := size_bytes - self._held.need_bytes) > 0:
-            if self._held.try_grow(max(more_bytes, _STEP_BYTES)) or self._held.try_grow(more_bytes):
-                continue
-            newest = [each for each in self._others if each._loop == self._loop][-1]  # noqa: SLF001
+        while not self._has_grown_to(size_bytes):
+            newest = [each for each in self._others if each._loop == self._loop][-1]
             if newest is self:
-                raise Dropped(self._need_bytes)
-            newest._scope.cancel()  # noqa: SLF001
-            await newest._is_gone.wait()  # noqa: SLF001
+                raise Dropped(self._need_bytes, None)
+            newest._is_served = is_served = newest._is_served or anyio.Event()
+            newest._scope.cancel()
+            try:
+                await newest._is_gone.wait()
+                self._has_grown_to(size_bytes)  # before it can ask for them again
+            finally:
+                is_served.set()
+
+    def _has_grown_to(self, size_bytes: int) -> bool:
+        more_bytes = size_bytes - self._held.need_bytes
+        return more_bytes <= 0 or self._held.try_grow(max(more_bytes, _STEP_BYTES)) or self._held.try_grow(more_bytes)
