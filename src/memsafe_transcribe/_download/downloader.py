@@ -182,7 +182,7 @@ class SafeDownloader:
             own_headers,
             expected_sha256,
             inf if deadline_seconds is None else deadline_seconds,
-            reservation,
+            reservation or self._admitting().current_reservation(),
             queue_timeout_seconds,
             on_progress or (lambda done, total: None),
         )
@@ -192,7 +192,7 @@ class SafeDownloader:
                 ask_anyway=ask_anyway or bool(own_headers),
                 keep=not own_headers,
                 # The first may be queueing for the very slot that is held here.
-                may_wait=(reservation or self._admitting().current_reservation()) is None,
+                may_wait=wanted.held is None,
             ):
                 with _logged(rules.shown(url)):
                     file = await self._fetched(wanted, opened)
@@ -236,9 +236,9 @@ class SafeDownloader:
         return InMemory(held, self._in_memory, is_gone)
 
     def _slot(self, wanted: "_Wanted") -> AbstractAsyncContextManager[Any]:
-        admission = self._admitting()
-        held = wanted.reservation or admission.current_reservation()
-        return admission.reserve(_NEED_BYTES, timeout_seconds=wanted.queue_timeout_seconds, reservation=held)
+        return self._admitting().reserve(
+            _NEED_BYTES, timeout_seconds=wanted.queue_timeout_seconds, reservation=wanted.held
+        )
 
     def _admitting(self) -> Admission:
         if self._admission is None:
@@ -298,7 +298,7 @@ class _Wanted:
     headers: Mapping[str, str]
     expected_sha256: str | None
     deadline_seconds: float
-    reservation: Any
+    held: Any  # the reservation to download on, if there is one
     queue_timeout_seconds: float | None
     on_progress: Callable[[int, int | None], None]
 

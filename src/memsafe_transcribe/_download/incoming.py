@@ -62,9 +62,8 @@ class Incoming:
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """Close the file; it is gone then. While a thread still writes, that thread does it: asyncio's own
-        `Task.cancel()` does not wait for threads, and a descriptor that is closed under one may be another file by the
-        time it writes.
+        """Close the file; it is gone then. While the thread of a `receive` elsewhere still writes, that thread does it:
+        a descriptor that is closed under one may be another file by the time it writes.
         """
         with self._lock:
             self._is_left = True
