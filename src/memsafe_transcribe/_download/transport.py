@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import anyio
@@ -29,7 +30,7 @@ from .policy import UrlPolicy, address_refusal, blocked, check_literal_address, 
 
 HostTransport = httpx.AsyncBaseTransport
 _READ_BYTES = 512 * 1024  # httpcore asks for 64 KiB at a time; fewer, larger pieces cost half as much, until caches end
-_MOST_LEFT_PARTS = 8  # that are read from a connection after it was closed
+_MOST_LEFT_PARTS = 8  # that are read from a host's own transport after it was closed
 _MAX_RESOLVING = 32  # threads that may wait for the resolver at once
 _DEFAULT_HEADERS = {
     "User-Agent": "memsafe-transcribe",
@@ -245,7 +246,8 @@ async def _body(
     rest is read from our own connection: through its layers and those below it would take twice the time.
 
     The generators inside httpx and httpcore do not close one another. When reading stops early, reading on from the
-    closed connection ends them all; trio would complain of each that is left.
+    closed connection ends them all, behind the small chunks that had come in with its last read; trio would complain
+    of each that is left.
     """
     # Not by `aiter_raw`: what a mocked transport answers with has been read before.
     assert isinstance(response.stream, httpx.AsyncByteStream)
@@ -267,7 +269,8 @@ async def _body(
     finally:
         with anyio.CancelScope(shield=True), suppress(httpx.HTTPError):
             await response.aclose()
-            for _ in range(_MOST_LEFT_PARTS):  # a host's transport may go on for ever
+            left_parts = count() if stream is not None else range(_MOST_LEFT_PARTS)  # a host's may go on for ever
+            for _ in left_parts:
                 if await anext(parts, None) is None:
                     break
             if isinstance(parts, AsyncGenerator):
