@@ -57,7 +57,8 @@ IMPURE_MODULES = {
     "time",
 }
 ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.py"}, "psutil": {"_memory/reading.py"},
-        "av": {"_audio/worker.py"}, "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
+        "av": {"_audio/media.py", "_audio/samples.py", "_audio/worker.py"},
+        "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

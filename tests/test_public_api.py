@@ -33,6 +33,7 @@ def test_signatures_are_what_the_design_fixed() -> None:
         mt.AdmissionController.reserve,
         mt.SafeDownloader,
         mt.SafeDownloader.fetch,
+        mt.SafeDownloader.receive,
         mt.ChunkedTranscriber,
         mt.ChunkedTranscriber.transcribe,
         mt.ChunkedTranscriber.stream,

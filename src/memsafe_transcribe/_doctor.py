@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 
 from ._admission.controller import default_admission
-from ._audio.decoder import SAMPLE_RATE_HZ, open_decoder
+from ._audio.decoder import SAMPLE_RATE_HZ, data_limit_bytes, open_decoder
 from ._audio.encoding import wav
 from ._download import spool
 from ._errors import AudioDecodeError, SpoolError
@@ -63,12 +63,19 @@ async def _decoder() -> bool:
         file.write(wav(bytes(SAMPLE_RATE_HZ * 2), SAMPLE_RATE_HZ))
         file.flush()
         try:
-            async with open_decoder(file.fileno(), "a test file", max_audio_seconds=10) as decoder:
-                await decoder.read(SAMPLE_RATE_HZ * 2)
+            fd = file.fileno()
+            async with open_decoder(
+                fd, "a test file", max_audio_seconds=10, data_limit_bytes=data_limit_bytes(fd)
+            ) as decoder:
+                await decoder.read()
         except (AudioDecodeError, OSError) as error:
             print(f"decoder  does not work: {error}")
             return False
     print(f"decoder  works, in a process of its own, started in {time.monotonic() - started:.2f} s")
+    if decoder.info.is_confined:
+        print("         confined: it can neither open files, nor reach the network, nor start programs (seccomp)")
+    else:
+        print("         not confined: no seccomp on this system; no descriptor can be opened there all the same")
     return True
 
 

@@ -24,7 +24,8 @@ from ._console import ProgressDisplay
 from ._download.downloader import SafeDownloader
 from ._download.policy import UrlPolicy
 from ._errors import MemsafeError, TranscriberError
-from ._transcription.chunked import ChunkedTranscriber, Source
+from ._transcription.chunked import ChunkedTranscriber
+from ._transcription.sources import Source
 from ._transcription.stream import SegmentStream
 from ._transcription.transcript import VTT_HEADER, Transcript, srt_cue, text_line, vtt_cue
 from ._version import __version__

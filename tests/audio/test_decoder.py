@@ -5,8 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import anyio
@@ -14,7 +14,14 @@ import av
 import pytest
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, DecodeGap, open_decoder, peak_bytes
+from memsafe_transcribe._audio.decoder import (
+    BYTES_PER_SECOND,
+    DecodeGap,
+    Decoder,
+    data_limit_bytes,
+    open_decoder,
+    peak_bytes,
+)
 
 from ..conftest import Run
 from ..support.media import SPEECH, tone_samples, write_encoded, write_long_mp3, write_wav
@@ -30,13 +37,26 @@ def descriptor(path: Path) -> Iterator[int]:
         os.close(fd)
 
 
+@asynccontextmanager
+async def opened(path: Path, max_audio_seconds: float = 60.0) -> AsyncIterator[Decoder]:
+    """The decoder of a file."""
+    with descriptor(path) as fd:
+        async with open_decoder(
+            fd, path.name, max_audio_seconds=max_audio_seconds, data_limit_bytes=data_limit_bytes(fd)
+        ) as decoder:
+            yield decoder
+
+
 async def decode(path: Path, max_audio_seconds: float = 3600.0) -> bytes:
     """All samples of a file."""
+    async with opened(path, max_audio_seconds) as decoder:
+        return await read_all(decoder)
+
+
+async def read_all(decoder: Decoder) -> bytes:
     samples = b""
-    with descriptor(path) as fd:
-        async with open_decoder(fd, path.name, max_audio_seconds=max_audio_seconds) as decoder:
-            while part := await decoder.read(BYTES_PER_SECOND):
-                samples += part
+    while (block := await decoder.read()) is not None:
+        samples += block.samples
     return samples
 
 
@@ -93,12 +113,12 @@ def test_a_playlist_named_mp3_opens_no_other_file(run: Run, tmp_path: Path) -> N
 
 _OPEN_WITHOUT_LIMITS = """
 import os, sys
-from memsafe_transcribe._audio import worker
-worker._OPTIONS = {name: worker._OPTIONS[name] for name in sys.argv[2:]}
+from memsafe_transcribe._audio import media, worker
+media._OPTIONS = {name: media._OPTIONS[name] for name in sys.argv[2:]}
 try:
-    with worker._open(os.open(sys.argv[1], os.O_RDONLY)) as container:
+    with media._open(worker._File(os.open(sys.argv[1], os.O_RDONLY))) as container:
         next(container.decode(audio=0))
-except worker._RefusalError as refusal:
+except media.RefusalError as refusal:
     print(refusal.kind)
 """
 
@@ -160,14 +180,27 @@ def damage(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("name", "codec"), [("speech.mp3", "libmp3lame"), ("speech.m4a", "aac")])
-def test_damage_in_the_middle_loses_itself_and_is_reported(run: Run, tmp_path: Path, name: str, codec: str) -> None:
-    """What can be heard before and after comes out; the place is named."""
-    path = damage(write_encoded(tmp_path / name, codec, seconds=10.0))
+def test_damage_in_the_middle_loses_itself_and_is_reported(run: Run, tmp_path: Path) -> None:
+    """What can be heard before and after comes out; the place is named. MP3 has no timestamps that tell how much."""
+    path = damage(write_encoded(tmp_path / "speech.mp3", "libmp3lame", seconds=10.0))
     seconds, gaps = run(decode_with_gaps, path)
     assert 9.5 < seconds < 10.0
-    assert gaps[0].start_seconds == pytest.approx(5.0, abs=0.5)
+    assert gaps[0].start_seconds == gaps[0].end_seconds == pytest.approx(5.0, abs=0.5)
     assert gaps[0].reason.startswith("damaged data")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("speech.m4a", "aac"), ("speech.webm", "libopus"), ("speech.ogg", "libopus"), ("speech.flac", "flac")],
+)
+def test_what_is_lost_in_the_middle_is_filled_with_silence(run: Run, tmp_path: Path, name: str, codec: str) -> None:
+    """Where timestamps tell how much it was: later times are right, and the gap has its length. FLAC says nothing of
+    damage but by its checksums."""
+    path = damage(write_encoded(tmp_path / name, codec, seconds=10.0))
+    seconds, gaps = run(decode_with_gaps, path)
+    assert seconds == pytest.approx(10.0, abs=0.05)
+    (gap,) = gaps
+    assert 4.0 < gap.start_seconds < gap.end_seconds <= seconds
 
 
 def test_a_title_that_is_no_utf8_does_not_matter(run: Run, tmp_path: Path) -> None:
@@ -195,13 +228,24 @@ def test_a_picture_that_goes_on_longer_is_no_gap(run: Run, tmp_path: Path) -> No
     assert run(decode_with_gaps, path) == (1.0, ())
 
 
-def test_an_end_that_is_missing_is_reported(run: Run, tmp_path: Path) -> None:
-    """Damage behind which FFmpeg finds nothing any more raises no error there: the header's length tells."""
-    path = damage(write_encoded(tmp_path / "speech.webm", "libopus", seconds=10.0))
+@pytest.mark.parametrize(
+    ("name", "codec", "end"),
+    [
+        ("speech.flac", "flac", 10.0),
+        ("speech.webm", "libopus", 10.0),
+        ("speech.ogg", "libopus", None),
+        ("speech.wav", "pcm_s16le", None),
+    ],
+)
+def test_an_end_that_is_missing_is_reported(run: Run, tmp_path: Path, name: str, codec: str, end: float | None) -> None:
+    """By the header's length; an Ogg's last page is marked as the last, and a WAV says how long its data is."""
+    path = write_encoded(tmp_path / name, codec, seconds=10.0)
+    assert run(decode_with_gaps, path)[1] == ()
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     seconds, gaps = run(decode_with_gaps, path)
-    assert seconds < 6.0
+    assert 4.0 < seconds < 6.0
     assert gaps[-1].start_seconds == pytest.approx(seconds, abs=0.1)
-    assert gaps[-1].end_seconds == pytest.approx(10.0, abs=0.1)
+    assert gaps[-1].end_seconds == pytest.approx(end or seconds, abs=0.1)
 
 
 def test_a_truncated_mp3_is_reported_where_its_header_tells_the_length(run: Run, tmp_path: Path) -> None:
@@ -218,11 +262,9 @@ def test_a_truncated_mp3_is_reported_where_its_header_tells_the_length(run: Run,
 
 async def decode_with_gaps(path: Path) -> tuple[float, tuple[DecodeGap, ...]]:
     """How many seconds came out, and what is missing."""
-    with descriptor(path) as fd:
-        async with open_decoder(fd, path.name, max_audio_seconds=60) as decoder:
-            samples = await decoder.read(60 * BYTES_PER_SECOND)
-            await decoder.read(1)
-            return len(samples) / BYTES_PER_SECOND, decoder.gaps
+    async with opened(path) as decoder:
+        samples = await read_all(decoder)
+        return len(samples) / BYTES_PER_SECOND, decoder.gaps
 
 
 def test_more_audio_than_allowed_is_refused_whatever_the_header_says(run: Run, tmp_path: Path) -> None:
@@ -237,9 +279,9 @@ def test_an_exception_in_the_block_ends_the_process(run: Run) -> None:
     """`run` finds neither child nor descriptor afterwards."""
 
     async def main() -> None:
-        with descriptor(SPEECH) as fd, pytest.raises(ZeroDivisionError):
-            async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
-                await decoder.read(1000)
+        with pytest.raises(ZeroDivisionError):
+            async with opened(SPEECH) as decoder:
+                await decoder.read()
                 raise ZeroDivisionError
 
     run(main)
@@ -249,18 +291,12 @@ def test_cancellation_while_reading_ends_the_process(run: Run) -> None:
     """A reader that waits for a stopped decoder can be cancelled, and both are gone."""
 
     async def main() -> None:
-        with descriptor(SPEECH) as fd:
-            async with anyio.create_task_group() as tasks:
-                async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
-                    os.kill(decoder.pid, signal.SIGSTOP)
-
-                    async def read_all() -> None:
-                        while await decoder.read(BYTES_PER_SECOND):
-                            pass
-
-                    tasks.start_soon(read_all)
-                    await anyio.wait_all_tasks_blocked()
-                    tasks.cancel_scope.cancel()
+        async with anyio.create_task_group() as tasks:
+            async with opened(SPEECH) as decoder:
+                os.kill(decoder.pid, signal.SIGSTOP)
+                tasks.start_soon(read_all, decoder)
+                await anyio.wait_all_tasks_blocked()
+                tasks.cancel_scope.cancel()
 
     run(main)
 
@@ -269,13 +305,11 @@ def test_a_decoder_that_is_killed_says_of_what(run: Run) -> None:
     """The job fails with the signal's name; the host goes on."""
 
     async def main() -> None:
-        with descriptor(SPEECH) as fd:
-            async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
-                os.kill(decoder.pid, signal.SIGSEGV)
-                with pytest.raises(mt.DecoderCrashedError, match="killed by SIGSEGV") as caught:
-                    while await decoder.read(BYTES_PER_SECOND):
-                        pass
-                assert caught.value.reason == "killed by SIGSEGV"
+        async with opened(SPEECH) as decoder:
+            os.kill(decoder.pid, signal.SIGSEGV)
+            with pytest.raises(mt.DecoderCrashedError, match="killed by SIGSEGV") as caught:
+                await read_all(decoder)
+            assert caught.value.reason == "killed by SIGSEGV"
 
     run(main)
 
@@ -304,11 +338,11 @@ def test_a_decoder_that_sends_nonsense_is_an_error_of_its_own(
 def test_a_decoder_that_sends_too_much_is_stopped(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parent counts, too."""
     impostor = tmp_path / "python"
-    info = '{"format": "mp3", "codec": "mp3", "duration_seconds": 1}'
+    info = '{"format": "mp3", "codec": "mp3", "duration_seconds": 1, "is_confined": true}'
     impostor.write_text(
         f"#!{sys.executable}\nimport os, struct\n"
         f"os.write(1, struct.pack('<cI', b'I', {len(info)}) + {info.encode()!r})\n"
-        "while True: os.write(1, struct.pack('<cI', b'P', 32000) + bytes(32000))\n"
+        "while True: os.write(1, struct.pack('<cII', b'P', 32004, 0) + bytes(32000))\n"
     )
     impostor.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(impostor))
@@ -318,12 +352,12 @@ def test_a_decoder_that_sends_too_much_is_stopped(run: Run, tmp_path: Path, monk
 
 _HOST = """
 import os, sys, anyio
-from memsafe_transcribe._audio.decoder import open_decoder
+from memsafe_transcribe._audio.decoder import data_limit_bytes, open_decoder
 
 async def main():
     fd = os.open(sys.argv[1], os.O_RDONLY)
-    async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
-        await decoder.read(1000)
+    async with open_decoder(fd, "speech", max_audio_seconds=60, data_limit_bytes=data_limit_bytes(fd)) as decoder:
+        await decoder.read()
         print(decoder.pid, flush=True)
         await anyio.sleep_forever()
 
@@ -353,17 +387,20 @@ def test_the_worker_cannot_open_files_and_gets_no_secret(run: Run, monkeypatch: 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
 
     async def main() -> None:
-        with descriptor(SPEECH) as fd:
-            async with open_decoder(fd, "speech", max_audio_seconds=60) as decoder:
-                limits = Path(f"/proc/{decoder.pid}/limits").read_text()
-                for name in ("Max open files", "Max file size", "Max core file size"):
-                    (line,) = (line for line in limits.splitlines() if line.startswith(name))
-                    assert line.removeprefix(name).split()[:2] == ["0", "0"]
-                (line,) = (line for line in limits.splitlines() if line.startswith("Max data size"))
-                assert int(line.removeprefix("Max data size").split()[0]) < 64 * mt.MiB
-                # A thread per core, with 8 MiB of stack each, would eat the allowance on a large host.
-                assert "Threads:\t1\n" in Path(f"/proc/{decoder.pid}/status").read_text()
-                assert b"sk-secret" not in Path(f"/proc/{decoder.pid}/environ").read_bytes()
+        async with opened(SPEECH) as decoder:
+            limits = Path(f"/proc/{decoder.pid}/limits").read_text()
+            for name in ("Max open files", "Max file size", "Max core file size"):
+                (line,) = (line for line in limits.splitlines() if line.startswith(name))
+                assert line.removeprefix(name).split()[:2] == ["0", "0"]
+            (line,) = (line for line in limits.splitlines() if line.startswith("Max data size"))
+            assert int(line.removeprefix("Max data size").split()[0]) < 64 * mt.MiB
+            # A thread per core, with 8 MiB of stack each, would eat the allowance on a large host.
+            status = Path(f"/proc/{decoder.pid}/status").read_text()
+            assert "Threads:\t1\n" in status
+            assert decoder.info.is_confined == ("Seccomp:\t2\n" in status)
+            (line,) = (line for line in limits.splitlines() if line.startswith("Max cpu time"))
+            assert 66 <= int(line.removeprefix("Max cpu time").split()[0]) <= 70
+            assert b"sk-secret" not in Path(f"/proc/{decoder.pid}/environ").read_bytes()
 
     run(main)
 
@@ -373,5 +410,5 @@ def test_the_peak_is_known_beforehand_and_an_mp4_index_is_charged(tmp_path: Path
     plain = write_encoded(tmp_path / "speech.mp3", "libmp3lame", seconds=60.0)
     indexed = write_encoded(tmp_path / "speech.m4a", "aac", seconds=60.0)
     with descriptor(plain) as fd_plain, descriptor(indexed) as fd_indexed:
-        assert peak_bytes(fd_plain) == 36 * mt.MiB
-        assert peak_bytes(fd_indexed) - peak_bytes(fd_plain) > 60 * 48_000 / 1024 * 53
+        assert peak_bytes(data_limit_bytes(fd_plain)) == 36 * mt.MiB
+        assert data_limit_bytes(fd_indexed) - data_limit_bytes(fd_plain) > 60 * 48_000 / 1024 * 36

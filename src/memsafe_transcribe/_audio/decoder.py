@@ -2,9 +2,13 @@
 
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import struct
+from array import array
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+
+import anyio
 
 from .._errors import AudioDecodeError, AudioLimitError, DecoderCrashedError, UnsupportedMediaError
 from .._units import MiB
@@ -22,6 +26,12 @@ _IDLE_BYTES = 12 * MiB
 _STREAM_BYTES = 24 * MiB
 _INDEX_FACTOR = 14
 
+_STALL_SECONDS = 60.0  # that a decoder may be waited for at a time, and beyond the length of what it gave in all
+_CPU_SECONDS, _CPU_SHARE = 60, 0.1  # of processor time, and for each second of audio that is allowed
+_COUNT = struct.Struct("<I")
+_LEVEL_BYTES = 4
+_FED = -1  # in place of a descriptor: the file comes in by stdin
+
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
@@ -31,11 +41,26 @@ class MediaInfo:
         format: FFmpeg's name of the container, `mp3` or `mov,mp4,m4a,3gp,3g2,mj2`.
         codec: FFmpeg's name of the audio decoder.
         duration_seconds: the length that the header claims or implies; None if it does neither. Never trusted.
+        is_confined: whether the kernel lets the decoding process do nothing but compute (seccomp).
     """
 
     format: str
     codec: str
     duration_seconds: float | None
+    is_confined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Up to a second of audio.
+
+    Attributes:
+        levels: the mean square of the samples of each 10 ms; full scale is 1.0.
+        samples: 16 kHz mono signed 16-bit little-endian.
+    """
+
+    levels: "array[float]"
+    samples: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +72,19 @@ class DecodeGap:
     reason: str
 
 
-def peak_bytes(fd: int) -> int:
-    """The most that decoding the file behind `fd` can add to this container's memory."""
-    return _IDLE_BYTES + _data_limit_bytes(fd)
+def data_limit_bytes(fd: int | None) -> int:
+    """How much the decoding process of a file, or of a feed (None), may allocate beyond what it takes when idle."""
+    return _STREAM_BYTES + (0 if fd is None else _INDEX_FACTOR * index_bytes(fd))
 
 
-def _data_limit_bytes(fd: int) -> int:
-    return _STREAM_BYTES + _INDEX_FACTOR * index_bytes(fd)
+def peak_bytes(data_limit_bytes: int) -> int:
+    """The most that a decoding process under this limit can add to this container's memory."""
+    return _IDLE_BYTES + data_limit_bytes
+
+
+def cpu_limit_seconds(max_audio_seconds: float) -> int:
+    """The processor time that a decoding process may take. MP3 takes about a thousandth of the audio's length."""
+    return int(_CPU_SECONDS + _CPU_SHARE * max_audio_seconds)
 
 
 class Decoder:
@@ -64,10 +95,10 @@ class Decoder:
         self._name = name
         self._head = head
         self._max_audio_seconds = max_audio_seconds
-        self._pending = bytearray()
-        self._received_bytes = 0
+        self._block: Block | None = None
+        self._received_seconds = self._waited_seconds = 0.0
         self._ended = False
-        self.info = MediaInfo("unknown", "unknown", None)
+        self.info = MediaInfo("unknown", "unknown", None, False)
         self.gaps: tuple[DecodeGap, ...] = ()
 
     @property
@@ -80,40 +111,47 @@ class Decoder:
         while self.info.format == "unknown" and not self._ended:
             await self._receive()
 
-    async def read(self, size_bytes: int) -> bytes:
-        """The next `size_bytes` of 16 kHz mono signed 16-bit little-endian samples; fewer only at the end.
+    async def read(self) -> Block | None:
+        """The next block; None at the end, when `gaps` is complete.
 
         Raises:
             AudioDecodeError: what came before has been read already and is good.
 
-        Memory: at most `size_bytes` and one frame of the pipe.
+        Memory: one frame of the pipe.
         """
-        while len(self._pending) < size_bytes and not self._ended:
+        while self._block is None and not self._ended:
             await self._receive()
-        data = bytes(memoryview(self._pending)[:size_bytes])
-        del self._pending[:size_bytes]
-        return data
+        block, self._block = self._block, None
+        return block
 
     async def _receive(self) -> None:
+        patience = _STALL_SECONDS + min(0.0, self._received_seconds - self._waited_seconds)
+        began = anyio.current_time()
         try:
-            frame = await self._worker.receive()
+            with anyio.fail_after(patience):
+                frame = await self._worker.receive()
+            self._waited_seconds += anyio.current_time() - began
             if frame is not None:
                 self._take(*frame)
-        except (ValueError, TypeError, LookupError, RecursionError) as error:
+        except TimeoutError:
+            raise self._crash(f"it gave no sound for {patience:.0f} s") from None
+        except (ValueError, TypeError, LookupError, RecursionError, struct.error) as error:
             # A decoder that a media file has taken over may send anything at all.
-            reason = f"it does not speak its protocol any more ({type(error).__name__})"
-            raise DecoderCrashedError(
-                f"{self._name}: the decoding process is broken: {reason}", reason=reason
-            ) from error
+            raise self._crash(f"it does not speak its protocol any more ({type(error).__name__})") from error
         if frame is None:
-            reason = await self._worker.exit_reason()
-            raise DecoderCrashedError(f"{self._name}: the decoding process died: {reason}", reason=reason)
+            raise self._crash(await self._worker.exit_reason())
+
+    def _crash(self, reason: str) -> DecoderCrashedError:
+        if reason == "killed by SIGXCPU":
+            reason = f"it used more than {cpu_limit_seconds(self._max_audio_seconds)} s of processor time"
+        return DecoderCrashedError(f"{self._name}: the decoding process failed: {reason}", reason=reason)
 
     def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"P":
-            self._pending += payload
-            self._received_bytes += len(payload)
-            if self._received_bytes > self._max_audio_seconds * BYTES_PER_SECOND + BYTES_PER_SECOND:
+            samples_at = _COUNT.size + _LEVEL_BYTES * _COUNT.unpack_from(payload)[0]
+            self._block = Block(array("f", payload[_COUNT.size : samples_at]), payload[samples_at:])
+            self._received_seconds += len(self._block.samples) / BYTES_PER_SECOND
+            if self._received_seconds > self._max_audio_seconds + 1:
                 raise self._refusal("limit", "more audio came out of it than was asked for")
             return
         message = json.loads(payload)
@@ -121,8 +159,8 @@ class Decoder:
             self.info = MediaInfo(**message)
         elif kind == b"D":
             self.gaps = tuple(
-                DecodeGap(gap["start_samples"] / SAMPLE_RATE_HZ, gap["end_samples"] / SAMPLE_RATE_HZ, gap["reason"])
-                for gap in message["gaps"]
+                DecodeGap(start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ, str(reason))
+                for start, end, reason in message["gaps"]
             )
             self._ended = True
         else:
@@ -144,22 +182,46 @@ class Decoder:
 
 
 @asynccontextmanager
-async def open_decoder(fd: int, name: str, *, max_audio_seconds: float) -> AsyncIterator[Decoder]:
-    """Decode the file behind `fd` in a process of its own, which is dead and reaped when the block is left.
+async def open_decoder(
+    fd: int | None,
+    name: str,
+    *,
+    max_audio_seconds: float,
+    data_limit_bytes: int,
+    feed: Iterable[bytes] | None = None,
+) -> AsyncIterator[Decoder]:
+    """Decode a file in a process of its own, which is dead and reaped when the block is left.
 
     Args:
-        fd: open for reading; its position is neither used nor changed. It must stay open meanwhile.
+        fd: open for reading; its position is neither used nor changed. It must stay open meanwhile. None where there is
+            a feed.
         name: what error messages call the file.
         max_audio_seconds: refuse to decode more, whatever the header claims.
+        data_limit_bytes: as `data_limit_bytes(fd)` found it when memory was reserved.
+        feed: a stream that needs no seeking, in small pieces, which are sent as the process takes them.
 
     Raises:
         UnsupportedMediaError: it is not audio.
         AudioDecodeError: anything else that keeps it from being decoded.
     """
-    head = os.pread(fd, sniff.HEAD_BYTES, 0)
-    max_samples = int(max_audio_seconds * SAMPLE_RATE_HZ)
-    worker = WorkerProcess("_audio.worker", fd, _data_limit_bytes(fd), max_samples, pass_fds=(fd,))
-    async with worker:
+    head = b"" if fd is None else os.pread(fd, sniff.HEAD_BYTES, 0)
+    limits = data_limit_bytes, int(max_audio_seconds * SAMPLE_RATE_HZ), cpu_limit_seconds(max_audio_seconds)
+    async with AsyncExitStack() as opened:
+        worker = WorkerProcess(
+            "_audio.worker", _FED if fd is None else fd, *limits, pass_fds=() if fd is None else (fd,)
+        )
+        await opened.enter_async_context(worker)
         decoder = Decoder(worker, name, head, max_audio_seconds)
+        if feed is not None:
+            tasks = await opened.enter_async_context(anyio.create_task_group())
+            opened.callback(tasks.cancel_scope.cancel)
+            tasks.start_soon(_feed, worker, feed)
         await decoder.start()
         yield decoder
+
+
+async def _feed(worker: WorkerProcess, pieces: Iterable[bytes]) -> None:
+    with suppress(BrokenPipeError):  # it has all that it wants, or is dead: its reader is told
+        for piece in pieces:
+            await worker.write(piece)
+        worker.close_stdin()

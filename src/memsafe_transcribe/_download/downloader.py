@@ -3,18 +3,20 @@
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import anyio
 
 from .._errors import ChecksumMismatchError, DownloadTimeoutError, MemsafeError
-from .._units import MB, MiB
+from .._units import MB
 from . import policy as rules, spool
+from .admitting import Admission, Admitting, Guard
 from .failures import FailedUrls, FailedUrlStore, Flights
 from .files import DownloadedFile, suggested_filename
 from .holding import Dropped, InMemory
@@ -24,37 +26,9 @@ from .pace import Patience
 from .redirects import checked_headers
 from .transfer import Limits, Probe, Transfer, preflight
 from .transport import Asking, HostTransport
+from .uploads import KeptInMemory, Part, Upload
 
-_NEED_BYTES = 6 * MiB  # the blocks on their way to the disk, and what HTTP holds
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class Guard(Protocol):
-    """What a downloader needs of a memory guard."""
-
-    def snapshot(self) -> Any:
-        """A look whose `level` is 0 while there is plenty."""
-
-    async def wait_until_ok(
-        self, need_bytes: int = 0, *, timeout_seconds: float | None = None, admitted: bool = False
-    ) -> Any:
-        """Wait until so much more fits."""
-
-
-class Admission(Protocol):
-    """What a downloader needs of an admission controller."""
-
-    @property
-    def guard(self) -> Guard:
-        """Its memory guard."""
-
-    def reserve(
-        self, need_bytes: int, *, timeout_seconds: float | None = None, slot: bool = True, reservation: Any = None
-    ) -> AbstractAsyncContextManager[Any]:
-        """Hold a slot and bytes, or a part of `reservation`."""
-
-    def current_reservation(self) -> Any:
-        """What the running task holds already."""
 
 
 class SafeDownloader:
@@ -113,15 +87,14 @@ class SafeDownloader:
         self.max_bytes = max_bytes
         self.policy = policy or rules.UrlPolicy()
         self.spool_dir = Path(spool_dir) if spool_dir is not None else spool.default_spool_dir()
-        self._guard = guard
-        self._admission = admission
+        self._admitting = Admitting(guard, admission)
         patience = Patience(
             connect_timeout_seconds, read_timeout_seconds, low_speed_bytes_per_second, low_speed_seconds
         )
         self._asking = Asking(self.policy, patience, transport)
         self._limits = Limits(max_bytes, max_attempts, allow_gzip, self.spool_dir)
         self._flights = Flights(FailedUrls() if failures is None else failures)
-        self._in_memory: list[InMemory] = []
+        self._in_memory = self._admitting.in_memory
 
     async def probe(self, url: str, *, headers: Mapping[str, str] | None = None) -> Probe:
         """The preflight alone: what the policy and HEAD say of a URL. Takes no slot.
@@ -182,9 +155,9 @@ class SafeDownloader:
             own_headers,
             expected_sha256,
             inf if deadline_seconds is None else deadline_seconds,
-            reservation or self._admitting().current_reservation(),
+            reservation or self._admitting.admission.current_reservation(),
             queue_timeout_seconds,
-            on_progress or (lambda done, total: None),
+            on_progress or _untold,
         )
         async with AsyncExitStack() as opened:
             async with self._flights.flight(
@@ -198,18 +171,67 @@ class SafeDownloader:
                     file = await self._fetched(wanted, opened)
             yield file
 
+    @asynccontextmanager
+    async def receive(
+        self,
+        parts: AsyncIterable[Part],
+        *,
+        name: str = "upload",
+        deadline_seconds: float | None = 3600.0,
+        reservation: Any = None,
+        queue_timeout_seconds: float | None = None,
+        on_progress: Callable[[int, int | None], None] | None = None,
+    ) -> AsyncIterator[DownloadedFile]:
+        """`async with` this: what a host receives itself, such as a request's body, as a file like `fetch`'s.
+
+        The same cap, spool, queue and time limits hold; the slot is given back before the block begins.
+
+        Args:
+            parts: bytes-like, of any size, as they come. They are closed, if they can be, before the block begins.
+            name: what messages, logs and `final_url` call it; `suggested_filename` is made from it.
+            deadline_seconds, reservation, queue_timeout_seconds, on_progress: as in `fetch`.
+
+        Raises:
+            DownloadTooLargeError, SpoolError: nothing above the cap is written.
+            DownloadTimeoutError: it is silent, too slow, or not done by the deadline.
+            DownloadProtocolError: it is empty.
+            AdmissionError: as in `fetch`.
+            MemoryPressureError: where the spool is memory, there is no room for more: unlike a download, it is not
+                dropped for others, and cannot be begun anew.
+            TypeError: a part is not bytes-like. What `parts` raises comes out as it is.
+
+        Cancellation: `parts` are closed and the file is gone.
+
+        Memory: that of `fetch`, beside the parts themselves: a large one is copied in pieces.
+        """
+        upload = Upload(parts, name, self._asking.patience, inf if deadline_seconds is None else deadline_seconds)
+        async with AsyncExitStack() as opened:
+            async with upload.closing(), AsyncExitStack() as tried:
+                with _logged(upload.name):
+                    held = reservation or self._admitting.admission.current_reservation()
+                    kept = partial(KeptInMemory, name=upload.name, guard=self._admitting.admission.guard)
+                    in_memory = await self._admitting.room_in_memory(
+                        self.spool_dir, 0, queue_timeout_seconds, tried, kept
+                    )
+                    async with self._admitting.slot(held, queue_timeout_seconds):
+                        incoming = self._incoming(upload.name, in_memory, tried)
+                        file = await upload.fill(incoming, self._admitting.guard, on_progress or _untold)
+                        if in_memory is not None:
+                            in_memory.settle(file.size_bytes)
+                opened.push_async_exit(tried.pop_all())
+            yield file
+
     async def _fetched(self, wanted: "_Wanted", opened: AsyncExitStack) -> DownloadedFile:
         """Download, again if it has to make room for older ones; what the file needs is left in `opened`."""
         need_bytes = 0
         while True:
             try:
                 async with AsyncExitStack() as tried:
-                    in_memory = await self._room_in_memory(need_bytes, wanted.queue_timeout_seconds, tried)
-                    async with self._slot(wanted):
-                        incoming = Incoming(
-                            self.spool_dir, rules.shown(wanted.url), self.max_bytes, in_memory, self._is_memory_short
-                        )
-                        tried.callback(incoming.close)
+                    in_memory = await self._admitting.room_in_memory(
+                        self.spool_dir, need_bytes, wanted.queue_timeout_seconds, tried
+                    )
+                    async with self._admitting.slot(wanted.held, wanted.queue_timeout_seconds):
+                        incoming = self._incoming(rules.shown(wanted.url), in_memory, tried)
                         with nullcontext() if in_memory is None else in_memory.under_way():
                             file = await self._filled(wanted, incoming)
                         if in_memory is not None:
@@ -222,43 +244,17 @@ class SafeDownloader:
                 if dropped.is_served is not None:
                     await dropped.is_served.wait()
 
-    async def _room_in_memory(
-        self, need_bytes: int, timeout_seconds: float | None, opened: AsyncExitStack
-    ) -> InMemory | None:
-        """Where the spool is memory, what holds it: without a slot, until `opened` ends."""
-        if not spool.is_memory(self.spool_dir):
-            return None
-        is_gone = anyio.Event()
-        opened.callback(is_gone.set)  # the last of all
-        held = await opened.enter_async_context(
-            self._admitting().reserve(need_bytes, timeout_seconds=timeout_seconds, slot=False)
-        )
-        return InMemory(held, self._in_memory, is_gone)
-
-    def _slot(self, wanted: "_Wanted") -> AbstractAsyncContextManager[Any]:
-        return self._admitting().reserve(
-            _NEED_BYTES, timeout_seconds=wanted.queue_timeout_seconds, reservation=wanted.held
-        )
-
-    def _admitting(self) -> Admission:
-        if self._admission is None:
-            from memsafe_transcribe import default_admission  # the room below may not know the one above
-
-            self._admission = default_admission()
-        return self._admission
-
-    def _guarding(self) -> Guard:
-        return self._guard or self._admitting().guard
-
-    def _is_memory_short(self) -> bool:
-        return bool(self._guarding().snapshot().level > 0)
+    def _incoming(self, shown: str, in_memory: InMemory | None, opened: AsyncExitStack) -> Incoming:
+        incoming = Incoming(self.spool_dir, shown, self.max_bytes, in_memory, self._admitting.is_memory_short)
+        opened.callback(incoming.close)
+        return incoming
 
     async def _filled(self, wanted: "_Wanted", incoming: Incoming) -> DownloadedFile:
         """The file as its user sees it, once all has come in."""
         where, deadline_seconds = rules.shown(wanted.url), wanted.deadline_seconds
         give_up_at = anyio.current_time() + deadline_seconds
         patience = None if deadline_seconds == inf else deadline_seconds
-        await self._guarding().wait_until_ok(admitted=True, timeout_seconds=patience)
+        await self._admitting.guard.wait_until_ok(admitted=True, timeout_seconds=patience)
         transfer = Transfer(
             self._asking, self._limits, wanted.url, wanted.headers, incoming, wanted.on_progress, give_up_at
         )
@@ -301,6 +297,10 @@ class _Wanted:
     held: Any  # the reservation to download on, if there is one
     queue_timeout_seconds: float | None
     on_progress: Callable[[int, int | None], None]
+
+
+def _untold(done: int, total: int | None) -> None:
+    """For whom progress is nothing."""
 
 
 @contextmanager

@@ -1,7 +1,5 @@
 """ChunkedTranscriber: any audio, cut into chunks, one transcript, in flat memory."""
 
-import os
-import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from math import inf
@@ -13,17 +11,15 @@ import anyio
 from .._admission.controller import AdmissionController, default_admission
 from .._admission.reservation import Reservation
 from .._audio.chunker import chunk_samples
-from .._audio.decoder import SAMPLE_RATE_HZ, open_decoder, peak_bytes
+from .._audio.decoder import SAMPLE_RATE_HZ, data_limit_bytes, open_decoder, peak_bytes
 from .._download.downloader import SafeDownloader
-from .._errors import UnsupportedMediaError
 from .._memory.guard import POLL_SECONDS
 from .._memory.reading import resident_bytes
 from .protocol import ChunkContext
 from .registry import EngineLike, resolve
+from .sources import Source, opened
 from .stream import OnProgress, Progress, SegmentStream, remaining_seconds
 from .transcript import Segment, Transcript
-
-Source = str | os.PathLike[str]
 
 _SAMPLE_BYTES = 2
 _CHUNK_COPIES = 4  # the decoder's buffer, the samples cut off it, the encoded file, and the engine's own
@@ -100,8 +96,9 @@ class ChunkedTranscriber:
         """Transcribe the whole source.
 
         Args:
-            source: an http(s) URL as a string, or a file as a `pathlib.Path`. A string that is no URL is refused, so
-                that a user's input can never name a local file.
+            source: an http(s) URL as a string; a file as a `pathlib.Path`, or open in binary mode; an async iterable of
+                bytes, such as a request's body; or a `pydub.AudioSegment`. A string that is no URL is refused, so that
+                a user's input can never name a local file.
             language: a code such as "en"; None to let the engine find out.
             prompt: words that help the engine, such as names.
             deadline_seconds: give up after this time.
@@ -152,14 +149,30 @@ class ChunkedTranscriber:
         self._check_language(language)
         report = on_progress or (lambda progress: None)
         held = reservation or self._admission.current_reservation()
-        async with self._engine_open(), self._opened(source, held, report) as (fd, name):
+        async with (
+            self._engine_open(),
+            opened(
+                source,
+                self._downloader,
+                held=held,
+                queue_timeout_seconds=self._queue_timeout_seconds,
+                report=report,
+            ) as media,
+        ):
             report(Progress("waiting"))
-            need_bytes = peak_bytes(fd) + _CHUNK_COPIES * self._chunk_bytes
+            limit_bytes = data_limit_bytes(media.fd)
+            need_bytes = peak_bytes(limit_bytes) + _CHUNK_COPIES * self._chunk_bytes
             async with (
                 self._admission.reserve(
                     need_bytes, timeout_seconds=self._queue_timeout_seconds, reservation=held
                 ) as job,
-                open_decoder(fd, name, max_audio_seconds=self._max_audio_seconds) as decoder,
+                open_decoder(
+                    media.fd,
+                    media.name,
+                    feed=media.feed,
+                    max_audio_seconds=self._max_audio_seconds,
+                    data_limit_bytes=limit_bytes,
+                ) as decoder,
             ):
 
                 async def on_chunk(stream: SegmentStream) -> None:
@@ -184,34 +197,6 @@ class ChunkedTranscriber:
         known = self._engine.capabilities.languages
         if language is not None and known is not None and language not in known:
             raise ValueError(f"engine {self._engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
-
-    @asynccontextmanager
-    async def _opened(
-        self, source: Source, held: Reservation | None, report: OnProgress
-    ) -> AsyncIterator[tuple[int, str]]:
-        """The source as an open descriptor, and what to call it in messages."""
-        if isinstance(source, str):
-            if not source.lower().startswith(("http://", "https://")):
-                raise ValueError(f"{source!r} is no http(s) URL; name a local file by pathlib.Path({source!r})")
-            report(Progress("waiting"))
-            async with self._downloader.fetch(
-                source,
-                reservation=held,
-                queue_timeout_seconds=self._queue_timeout_seconds,
-                on_progress=lambda done, total: report(Progress("downloading", done, total)),
-            ) as file:
-                yield file.fd, file.final_url
-            return
-        if not isinstance(source, os.PathLike):
-            raise TypeError(f"source must be an http(s) URL or a pathlib.Path, got {type(source).__name__}")
-        # Without O_NONBLOCK, opening a FIFO would wait for a writer.
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise UnsupportedMediaError(f"{os.fspath(source)} is not a regular file")
-            yield fd, os.fspath(source)
-        finally:
-            os.close(fd)
 
     @asynccontextmanager
     async def _engine_open(self) -> AsyncIterator[None]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from importlib import import_module
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from .._audio.encoding import WAV_HEADER_BYTES
 from .transcript import Segment, Word
 
 
@@ -51,6 +53,29 @@ class AudioChunk:
     sample_rate_hz: int
     format: str
     data: bytes
+
+    def to_audio_segment(self) -> Any:
+        """The chunk as a `pydub.AudioSegment`, for engines that work on those.
+
+        Raises:
+            ValueError: the chunk is not WAV.
+            ImportError: pydub is not installed.
+
+        Memory: one copy of the chunk's samples.
+        """
+        if self.format != "wav":
+            raise ValueError(
+                f"only a WAV chunk becomes an AudioSegment, this one is {self.format!r}; "
+                "let Capabilities.formats begin with 'wav'"
+            )
+        try:
+            pydub = import_module("pydub")
+        except ImportError as error:
+            raise ImportError(
+                f"to_audio_segment() needs pydub ({error}): pip install 'memsafe-transcribe[pydub]'", name="pydub"
+            ) from error
+        samples = self.data[WAV_HEADER_BYTES:]
+        return pydub.AudioSegment(data=samples, sample_width=2, frame_rate=self.sample_rate_hz, channels=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

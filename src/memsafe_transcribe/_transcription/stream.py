@@ -53,6 +53,7 @@ class SegmentStream:
         self._chunk_bytes = chunk_bytes
         self._context = context
         self._on_chunk = on_chunk
+        self._samples = bytearray()  # decoded, and of no chunk yet
         self._ready: deque[Segment] = deque()
         self._index = 0
         self._closed = False
@@ -90,9 +91,12 @@ class SegmentStream:
         return True
 
     async def _read_chunk(self) -> AudioChunk | None:
-        samples = await self._decoder.read(self._chunk_bytes)
-        if not samples:
+        while len(self._samples) < self._chunk_bytes and (block := await self._decoder.read()) is not None:
+            self._samples += block.samples
+        if not self._samples:
             return None
+        samples = bytes(self._samples[: self._chunk_bytes])
+        del self._samples[: self._chunk_bytes]
         return AudioChunk(
             index=self._index,
             start_seconds=self._index * self._chunk_bytes / BYTES_PER_SECOND,

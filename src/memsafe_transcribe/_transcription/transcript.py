@@ -32,6 +32,7 @@ class Segment:
         end_seconds: the same.
         trusted: False where the times are only those of the whole chunk, or had to be corrected.
         words: the words with their times, if the engine gave any.
+        unsure_seam: True where it begins at a border between chunks at which words may be doubled.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Segment:
     end_seconds: float
     trusted: bool = True
     words: tuple[Word, ...] = ()
+    unsure_seam: bool = False
 
 
 @dataclass(frozen=True, slots=True)

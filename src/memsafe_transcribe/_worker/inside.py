@@ -6,6 +6,7 @@ import os
 import resource
 import select
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ def die_with_parent(lifeline: int) -> None:
         os._exit(1)
 
 
-def limit_resources(data_bytes: int) -> None:
-    """From here on: `data_bytes` more of private memory, no new descriptor, no byte into a file, no core dump.
+def limit_resources(data_bytes: int, cpu_seconds: int) -> None:
+    """From here on: `data_bytes` more of private memory, so much more processor time, no new descriptor, no byte into a
+    file, no core dump. More processor time than that ends in SIGXCPU.
 
     RLIMIT_DATA, not RLIMIT_AS: shared libraries alone take hundreds of MiB of address space. With no descriptor to be
     had, neither a file nor a socket can be opened, whatever a media file may talk FFmpeg into.
@@ -43,11 +45,13 @@ def limit_resources(data_bytes: int) -> None:
             in_use = int(line.split()[1]) * 1024
     for what, value in (
         (resource.RLIMIT_DATA, in_use + data_bytes),
+        (resource.RLIMIT_CPU, int(time.process_time()) + cpu_seconds),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 0),
     ):
-        resource.setrlimit(what, (value, value))
+        # At the hard limit of processor time comes a SIGKILL, which would not say why.
+        resource.setrlimit(what, (value, value + 1 if what == resource.RLIMIT_CPU else value))
 
 
 def send(kind: bytes, payload: bytes | bytearray | memoryview) -> None:

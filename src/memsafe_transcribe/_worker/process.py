@@ -82,12 +82,20 @@ class WorkerProcess:
         Cancellation: a part of the frame may have been sent; the child is of no use afterwards.
         """
         for part in (header(kind, len(payload)), payload):
-            view = memoryview(part)
-            while view:
-                try:
-                    view = view[os.write(self._stdin.fileno(), view) :]
-                except BlockingIOError:
-                    await anyio.wait_writable(self._stdin)
+            await self.write(part)
+
+    async def write(self, data: bytes) -> None:
+        """Write bytes that are no frame: for a child that reads its stdin as a file. Errors as those of `send`."""
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[os.write(self._stdin.fileno(), view) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._stdin)
+
+    def close_stdin(self) -> None:
+        """Say that no more will be written."""
+        self._stdin.close()
 
     async def receive(self) -> tuple[bytes, bytes] | None:
         """The next frame as (kind, payload); None once the child has closed its end.
