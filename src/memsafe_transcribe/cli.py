@@ -153,7 +153,8 @@ async def _vtt(stream: SegmentStream) -> AsyncIterator[str]:
 async def _json(stream: SegmentStream) -> AsyncIterator[str]:
     """One document, with the whole text before the segments: the only format that is held until the end."""
     segments = [segment async for segment in stream]
-    yield Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps).to_json()
+    whole = Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
+    yield whole.to_json()
 
 
 _FORMATS: dict[str, Callable[[SegmentStream], AsyncIterator[str]]] = {

@@ -1,4 +1,4 @@
-"""The pure rooms of audio: chunk lengths, WAV files, box sizes, and names for what is not audio."""
+"""The pure rooms of audio: WAV files, box sizes, and names for what is not audio."""
 
 import io
 import os
@@ -6,11 +6,9 @@ import struct
 import wave
 from pathlib import Path
 
-import pytest
 from hypothesis import given, strategies as st
 
 from memsafe_transcribe._audio import sniff
-from memsafe_transcribe._audio.chunker import chunk_samples
 from memsafe_transcribe._audio.encoding import wav
 from memsafe_transcribe._audio.isobmff import index_bytes
 
@@ -21,29 +19,6 @@ def test_a_wav_file_reads_back_as_what_went_in(samples: bytes) -> None:
     with wave.open(io.BytesIO(wav(samples, 16_000))) as file:
         assert file.getparams()[:3] == (1, 2, 16_000)
         assert file.readframes(file.getnframes()) == samples
-
-
-@given(wanted=st.floats(0.001, 1e5), longest=st.floats(0.001, 1e5))
-def test_a_chunk_is_as_long_as_asked_for_or_refused(wanted: float, longest: float) -> None:
-    """Never longer than the engine takes, never empty."""
-    if wanted <= longest:
-        assert 1 <= chunk_samples(wanted, longest, 16_000) <= max(1, longest * 16_000)
-    else:
-        with pytest.raises(ValueError, match="max_chunk_seconds"):
-            chunk_samples(wanted, longest, 16_000)
-
-
-@pytest.mark.parametrize("wanted", [0.0, -1.0, float("nan")])
-def test_a_chunk_length_that_is_none_is_refused(wanted: float) -> None:
-    """Zero, negative, not a number."""
-    with pytest.raises(ValueError, match="chunk_seconds must be more than 0"):
-        chunk_samples(wanted, 60.0, 16_000)
-
-
-def test_without_a_wish_the_engine_and_the_default_decide() -> None:
-    """60 s, or what the engine takes."""
-    assert chunk_samples(None, 300.0, 16_000) == 60 * 16_000
-    assert chunk_samples(None, 30.0, 16_000) == 30 * 16_000
 
 
 def index_of(data: bytes) -> int:

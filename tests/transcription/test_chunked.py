@@ -46,7 +46,7 @@ class Recorder:
 
 @pytest.mark.parametrize("extra_samples", [-1, 0, 1])
 def test_chunks_tile_the_audio_exactly(run: Run, tmp_path: Path, extra_samples: int) -> None:
-    """At a multiple of the chunk's length, one sample less and one more: nothing twice, nothing lost."""
+    """Where there is no pause to cut in: nothing twice, nothing lost, to the sample."""
     samples = tone_samples(3.0 + extra_samples / 16_000)
     path = write_wav(tmp_path / "tone.wav", samples)
     engine = Recorder()
@@ -57,9 +57,32 @@ def test_chunks_tile_the_audio_exactly(run: Run, tmp_path: Path, extra_samples: 
     transcript = run(main)
     assert engine.samples == samples
     assert transcript.duration_seconds == len(samples) / 32_000
-    assert [chunk.start_seconds for chunk in engine.chunks] == [0.0, 1.0, 2.0, 3.0][: 3 + (extra_samples > 0)]
+    ends = [chunk.start_seconds + chunk.duration_seconds for chunk in engine.chunks]
+    assert [chunk.start_seconds for chunk in engine.chunks] == pytest.approx([0.0, *ends[:-1]])
+    assert all(2 / 3 - 0.01 < chunk.duration_seconds <= 1.25 for chunk in engine.chunks)
     assert (transcript.status, transcript.language, transcript.gaps) == ("complete", "en", ())
-    assert transcript.segments[-1].end_seconds == transcript.duration_seconds
+    assert transcript.segments[-1].end_seconds == pytest.approx(transcript.duration_seconds)
+
+
+def test_silence_is_not_sent_to_an_engine(run: Run, tmp_path: Path) -> None:
+    """Twenty seconds of it between two tones are left out, and the second is at its time."""
+    tone = tone_samples(2.0)
+    path = write_wav(tmp_path / "tones.wav", tone + bytes(20 * 32_000) + tone)
+    engine = Recorder()
+    transcript = run(mt.ChunkedTranscriber(engine).transcribe, path)
+    assert [chunk.start_seconds for chunk in engine.chunks] == pytest.approx([0.0, 22.0], abs=0.4)
+    assert len(engine.samples) / 32_000 == pytest.approx(4.0, abs=0.8)
+    assert (transcript.status, transcript.duration_seconds, transcript.text) == ("complete", 24.0, "0 1")
+
+
+@pytest.mark.parametrize("seconds", [0.1, 3.0, 600.0])
+def test_all_silence_is_no_call_of_the_engine(run: Run, tmp_path: Path, seconds: float) -> None:
+    """The status says why there is no text."""
+    path = write_wav(tmp_path / "silence.wav", bytes(int(seconds * 16_000) * 2))
+    engine = Recorder()
+    transcript = run(mt.ChunkedTranscriber(engine).transcribe, path)
+    assert (engine.chunks, transcript.text, transcript.status) == ([], "", "silent")
+    assert transcript.duration_seconds == seconds
 
 
 def test_a_url_becomes_a_transcript_and_nothing_is_left(run: Run, server: Server, spool_dir: Path) -> None:

@@ -18,10 +18,10 @@ from ..support.plugin import install_plugin
 
 
 def text_of(run: Run, tmp_path: Path, engine: Any, **options: Any) -> str:
-    """What an engine makes of 2.5 s in chunks of 1 s."""
+    """What an engine makes of three tones with pauses after them, in chunks of about 1 s."""
 
     async def main() -> str:
-        path = write_wav(tmp_path / "tone.wav", tone_samples(2.5))
+        path = write_wav(tmp_path / "tone.wav", 3 * (tone_samples(0.6) + bytes(9600)))
         transcriber = mt.ChunkedTranscriber(engine, chunk_seconds=1.0, **options)
         return (await transcriber.transcribe(path)).text
 
@@ -30,8 +30,9 @@ def text_of(run: Run, tmp_path: Path, engine: Any, **options: Any) -> str:
 
 
 def test_a_bare_lambda_is_an_engine(run: Run, tmp_path: Path) -> None:
-    """It gets each chunk and answers text."""
-    assert text_of(run, tmp_path, lambda chunk: f"{chunk.index}:{chunk.duration_seconds}") == "0:1.0 1:1.0 2:0.5"
+    """It gets each chunk, cut in the middle of a pause, and answers text."""
+    heard = text_of(run, tmp_path, lambda chunk: f"{chunk.index}:{chunk.duration_seconds:.2f}")
+    assert heard == "0:0.78 1:0.86 2:1.06"
 
 
 def test_an_async_function_is_an_engine(run: Run, tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_an_async_function_is_an_engine(run: Run, tmp_path: Path) -> None:
     async def engine(chunk: mt.AudioChunk) -> str:
         return f"{chunk.start_seconds:g}"
 
-    assert text_of(run, tmp_path, engine) == "0 1 2"
+    assert text_of(run, tmp_path, engine) == "0 0.78 1.64"
 
 
 class AsyncCallable:
@@ -59,7 +60,7 @@ def test_whatever_answers_a_coroutine_is_an_engine(run: Run, tmp_path: Path, eng
 class SyncEngine:
     """A class whose `transcribe` is no coroutine, as many SDKs are."""
 
-    capabilities = mt.Capabilities(max_chunk_seconds=1.0, languages=("en",))
+    capabilities = mt.Capabilities(max_chunk_seconds=2.0, languages=("en",))
 
     def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
         return mt.ChunkResult(text=f"{context.language}{context.attempt}")
@@ -145,9 +146,11 @@ def test_an_engine_that_raises_is_named_with_its_chunk(run: Run, tmp_path: Path)
     def engine(chunk: mt.AudioChunk) -> str:
         return str(1 // (1 - chunk.index))
 
-    with pytest.raises(mt.TranscriberFailedError, match=r"failed on chunk 1 \(from 1 s\): ZeroDivisionError") as caught:
+    with pytest.raises(
+        mt.TranscriberFailedError, match=r"failed on chunk 1 \(from 0\.78 s\): ZeroDivisionError"
+    ) as caught:
         text_of(run, tmp_path, engine)
-    assert (caught.value.chunk_index, caught.value.start_seconds) == (1, 1.0)
+    assert (caught.value.chunk_index, caught.value.start_seconds) == (1, 0.78)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 

@@ -10,7 +10,8 @@ import anyio
 
 from .._admission.controller import AdmissionController, default_admission
 from .._admission.reservation import Reservation
-from .._audio.chunker import chunk_samples
+from .._audio.chunker import FRAME_SAMPLES, OVERLAP_SAMPLES, SILENT_SPAN_FRAMES, Chunker, chunk_samples
+from .._audio.chunks import ChunkReader
 from .._audio.decoder import SAMPLE_RATE_HZ, data_limit_bytes, open_decoder, peak_bytes
 from .._download.downloader import SafeDownloader
 from .._memory.guard import POLL_SECONDS
@@ -64,7 +65,11 @@ class ChunkedTranscriber:
             raise ValueError(f"max_audio_seconds must be more than 0 and finite, got {max_audio_seconds}")
         self._engine = resolve(engine, engine_options)
         capabilities = self._engine.capabilities
-        self._chunk_bytes = _SAMPLE_BYTES * chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ)
+        self._chunk_samples = chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ)
+        self._longest_samples = int(capabilities.max_chunk_seconds * SAMPLE_RATE_HZ)
+        # What the chunker decides on, of which a chunk is a part.
+        window = self._chunk_samples + 2 * OVERLAP_SAMPLES + SILENT_SPAN_FRAMES * FRAME_SAMPLES
+        self._window_bytes = _SAMPLE_BYTES * window
         self._admission = admission or default_admission()
         self._downloader = downloader or SafeDownloader(admission=self._admission)
         self._max_audio_seconds = max_audio_seconds
@@ -124,7 +129,7 @@ class ChunkedTranscriber:
                 source, language=language, prompt=prompt, on_progress=on_progress, reservation=reservation
             ) as stream:
                 segments.extend([segment async for segment in stream])
-            return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps)
+            return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
         assert scope.cancelled_caught
         raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")
 
@@ -161,7 +166,7 @@ class ChunkedTranscriber:
         ):
             report(Progress("waiting"))
             limit_bytes = data_limit_bytes(media.fd)
-            need_bytes = peak_bytes(limit_bytes) + _CHUNK_COPIES * self._chunk_bytes
+            need_bytes = peak_bytes(limit_bytes) + _CHUNK_COPIES * self._window_bytes
             async with (
                 self._admission.reserve(
                     need_bytes, timeout_seconds=self._queue_timeout_seconds, reservation=held
@@ -183,14 +188,15 @@ class ChunkedTranscriber:
                     await self._stay_below_ceiling()
 
                 context = ChunkContext(language=language, prompt=prompt)
-                with closing(SegmentStream(self._engine, decoder, self._chunk_bytes, context, on_chunk)) as segments:
+                chunks = ChunkReader(decoder, Chunker(self._chunk_samples, self._longest_samples))
+                with closing(SegmentStream(self._engine, decoder, chunks, context, on_chunk)) as segments:
                     yield segments
 
     async def _stay_below_ceiling(self) -> None:
         """Before each chunk: wait while memory is at the ceiling, until shortly before the deadline."""
         patience = min(_CEILING_WAIT_SECONDS, remaining_seconds() - POLL_SECONDS)
         await self._admission.guard.wait_until_ok(
-            _CHUNK_COPIES * self._chunk_bytes, admitted=True, timeout_seconds=patience
+            _CHUNK_COPIES * self._window_bytes, admitted=True, timeout_seconds=patience
         )
 
     def _check_language(self, language: str | None) -> None:

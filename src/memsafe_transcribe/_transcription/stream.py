@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import anyio
 
-from .._audio.decoder import BYTES_PER_SECOND, SAMPLE_RATE_HZ, Decoder
+from .._audio.chunker import Span
+from .._audio.chunks import ChunkReader
+from .._audio.decoder import SAMPLE_RATE_HZ, Decoder
 from .._audio.encoding import wav
 from .protocol import AudioChunk, ChunkContext
 from .registry import Engine
@@ -40,20 +42,21 @@ class SegmentStream:
         language: what the caller said, or else the engine; None before the first chunk.
         duration_seconds: the audio read so far; all of it once the iteration has ended.
         gaps: what was found damaged; complete once the iteration has ended.
+        is_silent: whether there was nothing to send to the engine so far.
     """
 
     def __init__(
-        self, engine: Engine, decoder: Decoder, chunk_bytes: int, context: ChunkContext, on_chunk: Callable[..., Any]
+        self, engine: Engine, decoder: Decoder, chunks: ChunkReader, context: ChunkContext, on_chunk: Callable[..., Any]
     ) -> None:
         self.language = context.language
         self.duration_seconds = 0.0
         self.gaps: tuple[Gap, ...] = ()
+        self.is_silent = True
         self._engine = engine
         self._decoder = decoder
-        self._chunk_bytes = chunk_bytes
+        self._chunks = chunks
         self._context = context
         self._on_chunk = on_chunk
-        self._samples = bytearray()  # decoded, and of no chunk yet
         self._ready: deque[Segment] = deque()
         self._index = 0
         self._closed = False
@@ -77,34 +80,38 @@ class SegmentStream:
 
     async def _next_chunk(self) -> bool:
         await self._on_chunk(self)
-        chunk = await self._read_chunk()
-        if chunk is None:
+        read = await self._chunks.read()
+        if read is None:
             self.gaps = tuple(Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._decoder.gaps)
             return False
+        span, samples = read
+        if not span.is_silent:
+            await self._transcribe(_chunk(self._index, span, samples))
+        self.duration_seconds = span.core_end / SAMPLE_RATE_HZ
+        return True
+
+    async def _transcribe(self, chunk: AudioChunk) -> None:
         remaining = remaining_seconds()
         context = replace(self._context, deadline_seconds=remaining if isfinite(remaining) else None)
         segments, language = await self._engine.transcribe(chunk, context)
         self.language = self.language or language
+        self.is_silent = False
         self._ready.extend(segments)
         self._index += 1
-        self.duration_seconds = chunk.start_seconds + chunk.duration_seconds
-        return True
 
-    async def _read_chunk(self) -> AudioChunk | None:
-        while len(self._samples) < self._chunk_bytes and (block := await self._decoder.read()) is not None:
-            self._samples += block.samples
-        if not self._samples:
-            return None
-        samples = bytes(self._samples[: self._chunk_bytes])
-        del self._samples[: self._chunk_bytes]
-        return AudioChunk(
-            index=self._index,
-            start_seconds=self._index * self._chunk_bytes / BYTES_PER_SECOND,
-            duration_seconds=len(samples) / BYTES_PER_SECOND,
-            sample_rate_hz=SAMPLE_RATE_HZ,
-            format="wav",
-            data=wav(samples, SAMPLE_RATE_HZ),
-        )
+
+def _chunk(index: int, span: Span, samples: bytes) -> AudioChunk:
+    """The core alone: where it was cut through sound, the words there are not reconciled with the neighbour's yet."""
+    begin, end = max(span.start, span.core_start), min(span.end, span.core_end)
+    heard = samples[(begin - span.start) * 2 : (end - span.start) * 2]
+    return AudioChunk(
+        index=index,
+        start_seconds=begin / SAMPLE_RATE_HZ,
+        duration_seconds=(end - begin) / SAMPLE_RATE_HZ,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        format="wav",
+        data=wav(heard, SAMPLE_RATE_HZ),
+    )
 
 
 def remaining_seconds() -> float:

@@ -63,8 +63,9 @@ class Transcript:
         segments: in order of time.
         language: what the caller said, or else the engine.
         duration_seconds: the length of the decoded audio, by its samples.
-        status: "complete", or "partial" if there are gaps.
+        status: "complete", "partial" if there are gaps, or "silent".
         gaps: what is missing, and why.
+        is_silent: all of it is silence, of which nothing was sent to the engine.
 
     Memory: about 200 bytes a word.
     """
@@ -73,10 +74,13 @@ class Transcript:
     language: str | None
     duration_seconds: float
     gaps: tuple[Gap, ...] = ()
+    is_silent: bool = False
 
     @property
-    def status(self) -> Literal["complete", "partial"]:
-        return "partial" if self.gaps else "complete"
+    def status(self) -> Literal["complete", "partial", "silent"]:
+        if self.gaps:
+            return "partial"
+        return "silent" if self.is_silent else "complete"
 
     @property
     def text(self) -> str:
