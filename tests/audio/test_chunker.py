@@ -230,6 +230,12 @@ def test_the_floor_of_a_noise_does_not_hide_other_pauses_in_it() -> None:
     assert spans_of(levels, 80 * SECOND, MINUTE, 2 * MINUTE)[0].core_end == round(50.5 * SECOND)
 
 
+def test_a_pause_is_far_quieter_than_speech_whatever_the_floor_is() -> None:
+    """One moment of a muted microphone is the floor; the pause is in the ambience, 30 dB under the speech."""
+    levels = speech(45) + seconds(0.3, 1e-7) + speech(4.7, seed=2) + noise(1, AMBIENCE) + speech(29, seed=3)
+    assert spans_of(levels, 80 * SECOND, MINUTE, 2 * MINUTE)[0].core_end == round(50.5 * SECOND)
+
+
 @pytest.mark.parametrize("level", [SPEECH, NOISE], ids=["loud", "low"])
 def test_a_steady_sound_has_no_pause(level: float) -> None:
     """Music or noise all through, with passages that are 10 dB softer: every cut is heard from both sides."""
@@ -245,6 +251,13 @@ def test_overlaps_come_out_of_the_core_where_the_engine_takes_no_more_than_is_wa
     spans = spans_of(seconds(300, SPEECH), 300 * SECOND, MINUTE, MINUTE)
     assert max(span.end - span.start for span in spans) <= MINUTE
     assert all(36 * SECOND <= span.core_end - span.core_start <= 58 * SECOND for span in spans[:-1])
+
+
+def test_what_is_heard_begins_with_a_frame() -> None:
+    """Where a quarter of what is wanted is no whole number of frames, the overlap is rounded down to one."""
+    spans = spans_of(speech(60), MINUTE, SECOND + 100, 2 * SECOND)
+    assert {span.core_start - span.start for span in spans[1:]} == {4000}
+    assert {span.core_start % FRAME for span in spans} == {0}
 
 
 @pytest.mark.parametrize("wanted", [FRAME, SECOND, MINUTE])
@@ -382,6 +395,21 @@ def test_halves_are_cut_at_a_pause_or_the_quietest_point_near_the_middle() -> No
     left, right = halves(span, steady)
     assert left == Span(SECOND, round(8.05 * SECOND), SECOND, round(9.55 * SECOND))
     assert right == Span(round(8.05 * SECOND), 13 * SECOND, round(6.55 * SECOND), 13 * SECOND)
+
+
+def test_halves_take_levels_from_where_the_span_is_heard() -> None:
+    """Which is before its core, if that begins at a cut through sound. The middle is that of the core."""
+    levels = seconds(5, SPEECH) + seconds(0.5, 0) + seconds(2, SPEECH) + seconds(0.4, 0) + seconds(6.1, SPEECH)
+    left, right = halves(Span(12 * SECOND, 24 * SECOND, 10 * SECOND, 24 * SECOND), levels)
+    assert left == Span(12 * SECOND, round(17.7 * SECOND), 10 * SECOND, round(17.7 * SECOND))
+    assert right == Span(round(17.7 * SECOND), 24 * SECOND, round(17.7 * SECOND), 24 * SECOND)
+
+
+def test_halves_need_not_have_all_levels() -> None:
+    """What is known decides: the quietest point before they end, else a point near the middle."""
+    span = Span(0, 12 * SECOND, 0, 12 * SECOND)
+    assert halves(span, seconds(5, SPEECH) + seconds(0.1, NOISE))[0].core_end == round(5.05 * SECOND)
+    assert 4 * SECOND <= halves(span, seconds(4, SPEECH))[0].core_end <= 8 * SECOND
 
 
 def test_halves_of_what_has_no_levels_meet_in_the_middle() -> None:

@@ -2,7 +2,9 @@
 
 import io
 import wave
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 
@@ -26,19 +28,50 @@ def write_wav(path: Path, samples: bytes) -> Path:
 
 def write_encoded(path: Path, codec: str, seconds: float, title: str = "") -> Path:
     """A stereo tone at 48 kHz, encoded with `codec` into the container that the file's name says."""
-    rate, layout = 48_000, "stereo"
-    with av.open(str(path), "w") as target, av.open(_wav_in_memory(tone_samples(seconds)), "r") as tone:
-        target.metadata["title"] = title
-        stream = target.add_stream(codec, rate=rate, layout=layout)
+    return encode(path, codec, tone_samples(seconds), title=title)
+
+
+def encode(
+    path: Path,
+    codec: str,
+    samples: bytes,
+    *,
+    rate: int = 48_000,
+    layout: str = "stereo",
+    format: str | None = None,  # noqa: A002 - the word of PyAV and of FFmpeg
+    options: dict[str, str] | None = None,
+    bit_rate: int | None = None,
+    title: str = "",
+) -> Path:
+    """16 kHz mono samples, encoded with `codec` into the container that `format`, or else the file's name, says."""
+    tags = {"title": title} if title else {}
+    with av.open(str(path), "w", format=format, options=options or {}) as target:
+        target.metadata.update(tags)
+        stream = target.add_stream(codec, rate=rate, layout=layout, options={"strict": "experimental"})
         assert isinstance(stream, av.AudioStream)
-        codec_context = stream.codec_context
-        codec_context.open()
-        resampler = av.AudioResampler(codec_context.format, layout, rate, codec_context.frame_size or None)
-        for frame in (*tone.decode(audio=0), None):
-            for resampled in resampler.resample(frame):
-                target.mux(stream.encode(resampled))
-        target.mux(stream.encode(None))
+        if bit_rate:
+            stream.bit_rate = bit_rate
+        target.start_encoding()  # so that there is a header even where there is no sound
+        for packet in encoded_packets(stream, samples):
+            target.mux(packet)
     return path
+
+
+def encoded_packets(stream: av.AudioStream, samples: bytes, start_seconds: float = 0.0) -> list[Any]:
+    """16 kHz mono samples as the packets of an output stream, whose clock says `start_seconds` at the first."""
+    context = stream.codec_context
+    if not context.is_open:
+        context.open()
+    resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size or None)
+    packets = []
+    with av.open(_wav_in_memory(samples), "r") as sound:
+        clock = int(start_seconds * context.sample_rate)
+        for frame in (*sound.decode(audio=0), None):
+            for resampled in resampler.resample(frame):
+                resampled.pts, resampled.time_base = clock, Fraction(1, context.sample_rate)
+                clock += resampled.samples
+                packets += stream.encode(resampled)
+    return [*packets, *stream.encode(None)]
 
 
 def _wav_in_memory(samples: bytes) -> io.BytesIO:

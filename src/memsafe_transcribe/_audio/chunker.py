@@ -117,7 +117,7 @@ class Chunker:
             self._silent_frames = 0
             self._levels.append(level)
             while self._frames > self._cut_after_frames:
-                spans.append(self._cut(self._frames * FRAME_SAMPLES))
+                spans.append(self._cut())
         return spans
 
     def finish(self, total_samples: int) -> list[Span]:
@@ -141,7 +141,6 @@ class Chunker:
         if self._in_long_silence:
             spans.append(Span(self._heard_from, total_samples, total_samples, total_samples))
         else:
-            del self._levels[len(self._levels) + min(missing, 0) :]
             spans += self._close(total_samples)
         self._silent_frames = 0
         self._begin_core(total_samples, 0)
@@ -176,18 +175,18 @@ class Chunker:
         """All spans up to `end`, where a core has to end."""
         spans = []
         while end - self._core_start > self._wanted + self._overlap or end - self._heard_from > self._longest:
-            spans.append(self._cut(end))
+            spans.append(self._cut())
         if end > self._core_start:
             spans.append(self._take(end, end, 0))
         return spans
 
-    def _cut(self, known_end: int) -> Span:
-        """The next span, whose core ends before `known_end`."""
+    def _cut(self) -> Span:
+        """The next span. More than its overlap is known to follow, be it for the wanted length or for the longest."""
         latest = min(self._core_start + self._wanted, self._heard_from + self._longest - self._overlap)
         earliest = self._core_start + max(1, (latest - self._core_start) * 2 // 3)
         cut, in_pause = _choose_cut(self._levels, self._first_frame * FRAME_SAMPLES, earliest, latest)
         overlap = 0 if in_pause else self._overlap
-        return self._take(cut, min(cut + overlap, known_end), overlap)
+        return self._take(cut, cut + overlap, overlap)
 
     def _take(self, core_end: int, heard_to: int, overlap: int) -> Span:
         """The span whose core ends at `core_end`, which could hear up to `heard_to`; its outer silence is taken off."""
@@ -235,7 +234,7 @@ def _choose_cut(levels: Sequence[float], origin: int, earliest: int, latest: int
         earliest: the first sample that may begin the right part; after `origin`.
         latest: the last one. It is taken where no frame begins between them.
     """
-    low, high = -(-(earliest - origin) // FRAME_SAMPLES), min((latest - origin) // FRAME_SAMPLES, len(levels))
+    low, high = -(-(earliest - origin) // FRAME_SAMPLES), (latest - origin) // FRAME_SAMPLES
     if low > high:
         return latest, False
     pause = _longest_run(levels[low:high], _pause_level(levels, low, high))

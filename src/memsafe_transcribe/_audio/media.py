@@ -41,8 +41,9 @@ _KNOW_THEIR_LENGTH = frozenset({"asf", "caf", "flac", "matroska", "mov", "ogg", 
 _TELL_TIMES = frozenset({"asf", "avi", "caf", "flac", "flv", "matroska", "mov", "mpegts", "ogg"})
 _BEGIN_AT_ZERO = frozenset({"matroska", "mov"})
 _MISSING_SECONDS = 1.0  # an end that is missing by less may be an encoder's padding
-_JUMP_SECONDS = 0.1  # timestamps are as coarse as that
+_JUMP_SECONDS = 0.03  # timestamps may be as coarse as that; the shortest frame that can be lost is not much longer
 _MAX_GAPS = 1_000
+_TAGS = (b"ID3", b"TAG")  # between MP3s that were put together
 
 
 class RefusalError(Exception):
@@ -145,6 +146,8 @@ class Media:
                 packet = next(packets, None)
                 if packet is None:
                     return
+                if self.codec.startswith("mp3") and bytes(memoryview(packet)[:3]) in _TAGS:
+                    continue  # no frame begins like that
                 yield from packet.decode()
             except av.FFmpegError as error:
                 if isinstance(error, MemoryError):
@@ -207,4 +210,7 @@ def _open(file: io.RawIOBase) -> InputContainer:
     except MemoryError:
         raise
     except av.FFmpegError as error:
-        raise RefusalError("unsupported", f"FFmpeg finds no audio container in it ({error.strerror})") from None
+        what = f"FFmpeg finds no audio container in it ({error.strerror})"
+        if file.seekable() and file.seek(0) == 0 and file.read(8)[4:] == b"ftyp":
+            what = "it is an MP4 whose index (moov) is missing or broken: it was cut off, or never finished"
+        raise RefusalError("unsupported", what) from None
