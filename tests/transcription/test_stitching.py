@@ -5,11 +5,16 @@ from itertools import pairwise
 from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._transcription.stitching import place
+from memsafe_transcribe._transcription.scripts import join_text
+from memsafe_transcribe._transcription.stitching import ChunkSpan, Stitcher, place
 
 CHUNK = mt.AudioChunk(index=2, start_seconds=60.0, duration_seconds=30.0, sample_rate_hz=16_000, format="wav", data=b"")
 TIMES = st.floats(-1e3, 1e3) | st.sampled_from([float("nan"), float("inf"), float("-inf")])
 WORDS = st.lists(st.builds(mt.Word, st.text(st.characters(categories=["L"]), min_size=1, max_size=30), TIMES, TIMES))
+
+
+def words_of(segments: list[mt.Segment]) -> list[str]:
+    return [word for segment in segments for word in segment.text.split()]
 
 
 @given(words=WORDS)
@@ -23,7 +28,7 @@ def test_no_word_is_lost_and_no_time_leaves_the_chunk(words: list[mt.Word]) -> N
         assert latest <= word.start_seconds <= word.end_seconds <= 90.0
         latest = word.start_seconds
     for segment in segments:
-        assert segment.text == " ".join(word.text for word in segment.words)
+        assert segment.text == join_text(word.text for word in segment.words)
         assert segment.trusted == all(word.trusted for word in segment.words)
 
 
@@ -68,3 +73,167 @@ def test_segments_keep_their_words() -> None:
     (placed,) = place(CHUNK, mt.ChunkResult(segments=(segment,)))
     assert (placed.start_seconds, placed.end_seconds, placed.trusted) == (61.0, 62.0, True)
     assert [word.start_seconds for word in placed.words] == [61.0, 61.5]
+
+
+def test_two_spellings_of_one_word_are_taken_once() -> None:
+    """Where nothing aligns, a word that the sides put on either side of the border is neither doubled nor lost."""
+    left, right = ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)
+
+    def seam(left_start: float, right_start: float) -> list[mt.Segment]:
+        stitcher = Stitcher()
+        first = mt.Word("colour", left_start, left_start + 0.4)
+        second = mt.Word("color", right_start - 8.0, right_start - 7.6)
+        pushed = stitcher.push(left, mt.ChunkResult(words=(mt.Word("the", 9.2, 9.3), first)))
+        return [*pushed, *stitcher.push(right, mt.ChunkResult(words=(second,))), *stitcher.finish()]
+
+    assert words_of(seam(9.7, 9.85)) == ["the", "colour"]
+    assert words_of(seam(9.85, 9.7)) == ["the", "color"]
+    assert any(segment.unsure_seam for segment in seam(9.85, 9.7))
+
+
+def test_text_joins_as_it_was_written() -> None:
+    """Capitals and full stops that an engine puts at its text's ends are not taken into the middle of a sentence."""
+    stitcher = Stitcher()
+    left, right = ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)
+    segments = stitcher.push(left, mt.ChunkResult(text="We went down to the river and saw."))
+    segments += stitcher.push(right, mt.ChunkResult(text="The river and saw a boat.")) + stitcher.finish()
+    assert join_text(segment.text for segment in segments) == "We went down to the river and saw a boat."
+    assert not any(segment.trusted for segment in segments)
+
+
+def test_an_empty_side_is_nothing() -> None:
+    """Neither silence nor a failed chunk loses what its neighbours heard in the overlap, and no seam is unsure."""
+    spans = [ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 22.0), ChunkSpan(20.0, 30.0, 18.0, 30.0)]
+    for failed in (True, False):
+        stitcher = Stitcher()
+        segments = stitcher.push(spans[0], mt.ChunkResult(words=(mt.Word("one", 11.0, 11.4),)))
+        segments += stitcher.skip() if failed else stitcher.push(spans[1], mt.ChunkResult(text=" "))
+        assert words_of(segments) == ["one"], "nothing is held back any more"
+        segments += stitcher.push(spans[2], mt.ChunkResult(words=(mt.Word("two", 0.5, 0.9),))) + stitcher.finish()
+        assert words_of(segments) == ["one", "two"]
+        assert not any(segment.unsure_seam for segment in segments)
+
+
+def test_times_in_another_unit_lose_no_word() -> None:
+    """Milliseconds: no time is believed, the seam goes by text, and nothing is doubled either."""
+    words = [f"w{index}" for index in range(24)]
+    spans = [(ChunkSpan(0.0, 10.0, 0.0, 12.0), 0, 12), (ChunkSpan(10.0, 24.0, 8.0, 24.0), 8, 24)]
+    stitcher, segments = Stitcher(), []
+    for span, first, end in spans:
+        heard = [mt.Word(words[n], (n - first) * 1e3, (n - first) * 1e3 + 800) for n in range(first, end)]
+        segments += stitcher.push(span, mt.ChunkResult(words=tuple(heard)))
+    segments += stitcher.finish()
+    assert words_of(segments) == words
+    assert not any(word.trusted for segment in segments for word in segment.words[1:])
+
+
+def test_a_segment_that_is_cut_keeps_its_own_spelling() -> None:
+    """Words without punctuation in segments with it: what is left of a segment is cut from its own text."""
+    spans = [ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)]
+    words = tuple(
+        mt.Word(text, second, second + 0.5) for text, second in (("hello", 9.0), ("my", 10.1), ("friend", 11.0))
+    )
+    again = tuple(mt.Word(word.text, word.start_seconds - 8, word.end_seconds - 8) for word in words)
+    stitcher = Stitcher()
+    segments = stitcher.push(
+        spans[0], mt.ChunkResult(segments=(mt.Segment("Hello, my friend!", 9.0, 11.5, words=words),))
+    )
+    segments += stitcher.push(
+        spans[1], mt.ChunkResult(segments=(mt.Segment("Hello, my friend!", 1.0, 3.5, words=again),))
+    )
+    segments += stitcher.finish()
+    assert [segment.text for segment in segments] == ["Hello, my", "friend!"]
+
+
+LEFT, RIGHT = ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)
+
+
+def seam(left: list[tuple[str, float, float]], right: list[tuple[str, float, float]]) -> list[mt.Segment]:
+    """Words with their times in the whole audio, stitched at 10 s."""
+    stitcher = Stitcher()
+    segments = []
+    for span, words in ((LEFT, left), (RIGHT, right)):
+        heard = tuple(mt.Word(text, begin - span.start_seconds, end - span.start_seconds) for text, begin, end in words)
+        segments += stitcher.push(span, mt.ChunkResult(words=heard))
+    return segments + stitcher.finish()
+
+
+def test_pairs_that_lie_across_each_other_are_not_both_taken() -> None:
+    """The nearer pair decides; the word that was said twice comes twice."""
+    left = [("so", 9.5, 9.7), ("well", 9.8, 10.0)]
+    assert words_of(seam(left, [("well", 9.85, 10.05), ("so", 10.2, 10.4)])) == ["so", "well", "so"]
+
+
+def test_a_sliver_at_the_edge_is_not_taken_for_a_word() -> None:
+    """The right chunk heard only the end of a word; the left one heard it all."""
+    left = [("hello", 7.5, 8.02)]
+    assert words_of(seam(left, [("oh", 8.03, 8.05), ("there", 11.9, 12.3)])) == ["hello", "there"]
+
+
+def test_a_run_that_would_drop_what_only_one_side_has_is_no_seam() -> None:
+    """The same words before and after the overlap, too few in it: all is kept, and flagged."""
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, mt.ChunkResult(text="all you need is love d e"))
+    segments += stitcher.push(RIGHT, mt.ChunkResult(text="d e f g all you need is love h")) + stitcher.finish()
+    assert " ".join(words_of(segments)) == "all you need is love d e d e f g all you need is love h"
+    assert [segment.unsure_seam for segment in segments] == [False, True]
+
+
+def test_a_word_heard_differently_within_the_overlap_is_taken_once() -> None:
+    """Most of what the left side has after the run is on the right side too: spliced, and flagged."""
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, mt.ChunkResult(text="then one two three fore five"))
+    segments += stitcher.push(RIGHT, mt.ChunkResult(text="one two three four five six")) + stitcher.finish()
+    assert " ".join(words_of(segments)) == "then one two three four five six"
+    assert any(segment.unsure_seam for segment in segments)
+
+
+def test_times_never_run_backwards_over_a_seam() -> None:
+    """The right chunk's clock is early by more than a word: its first words are moved, and say so."""
+    left = [("one", 9.0, 9.3), ("two", 9.9, 10.1)]
+    segments = seam(left, [("two", 9.2, 9.4), ("three", 9.5, 9.7), ("four", 11.0, 11.2)])
+    words = [word for segment in segments for word in segment.words]
+    assert [word.text for word in words] == ["one", "two", "three", "four"]
+    assert [word.trusted for word in words] == [True, True, False, True]
+    assert [word.start_seconds for word in words] == [9.0, 9.9, 9.9, 11.0]
+
+
+def test_text_is_joined_as_its_script_is_written() -> None:
+    """No space between Han, kana or Thai, and their punctuation; spaces where either side has words."""
+    assert join_text(["東京", "です。", "はい", "yes", "是"]) == "東京です。はい yes 是"
+    assert join_text(["สวัส", "ดี", "", " so  far "]) == "สวัสดี so far"
+    assert join_text(["안녕", "하세요"]) == "안녕 하세요"
+
+
+def test_punctuation_is_neither_a_word_nor_a_difference() -> None:
+    """Dashes that stand alone, quotes, case and width."""
+    wide = "".join(chr(ord(letter) + 0xFEE0) for letter in "river")
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, mt.ChunkResult(text="and we — WENT “down” to — the river"))
+    segments += stitcher.push(RIGHT, mt.ChunkResult(text=f"went down - to the {wide}, by boat")) + stitcher.finish()
+    assert join_text(segment.text for segment in segments) == f"and we — WENT “down” to the {wide}, by boat"
+    assert not any(segment.unsure_seam for segment in segments)
+
+
+def test_a_segment_across_the_border_is_kept_from_both_sides() -> None:
+    """Segments without words whose texts do not align: nothing that only a straddling one has is lost."""
+    stitcher = Stitcher()
+    left = (mt.Segment("a b", 8.2, 9.7), mt.Segment("x y z", 9.85, 11.9))
+    right = (mt.Segment("a q x", 0.2, 1.98), mt.Segment("r z", 2.05, 4.0))
+    segments = stitcher.push(LEFT, mt.ChunkResult(segments=left))
+    segments += stitcher.push(RIGHT, mt.ChunkResult(segments=right)) + stitcher.finish()
+    assert [(segment.text, segment.unsure_seam) for segment in segments] == [
+        ("a b", False),
+        ("x y z", False),
+        ("r z", True),
+    ]
+
+
+def test_a_segment_that_reaches_into_the_overlap_is_not_torn() -> None:
+    """It is held back whole, and comes out whole where the seam is behind it."""
+    words = tuple(mt.Word(f"w{second}", second, second + 0.5) for second in range(5, 10))
+    whole = mt.Segment("W5, w6, w7, w8, w9.", 5.0, 9.5, words=words)
+    stitcher = Stitcher()
+    assert stitcher.push(LEFT, mt.ChunkResult(segments=(whole,))) == []
+    segments = stitcher.push(RIGHT, mt.ChunkResult(words=(mt.Word("w9", 1.0, 1.5), mt.Word("w10", 2.1, 2.5))))
+    assert [segment.text for segment in segments + stitcher.finish()] == [whole.text, "w10"]

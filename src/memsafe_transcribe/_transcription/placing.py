@@ -137,10 +137,11 @@ def _piece_of_word(word: Word, source: Segment | None) -> Piece:
 
 
 def _judged(pieces: Iterable[Piece]) -> list[Piece]:
-    """Without any belief in the times of an engine of whose times more than a tenth are impossible."""
+    """Without any belief in the times of an engine of whose times more than a slip, or a tenth, are impossible."""
     judged = list(pieces)
     impossible = sum(not piece.trusted for piece in judged)
-    return [replace(piece, times=Times.NONE) for piece in judged] if impossible * 10 > len(judged) else judged
+    forgiven = max(len(judged) > 3, len(judged) // 10)
+    return judged if impossible <= forgiven else [replace(piece, times=Times.NONE) for piece in judged]
 
 
 def split(piece: Piece, offset: int) -> tuple[Piece, Piece]:

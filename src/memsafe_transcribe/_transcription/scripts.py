@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Nobody speaks faster: what can have been said in a time, for sizing windows.
 _SECONDS_PER_WORD = 1 / 6
@@ -47,8 +47,11 @@ def tokens_of(text: str) -> list[Token]:
     tokens: list[Token] = []
     for match in _TOKEN.finditer(text):
         key = key_of(match[0])
-        if not key or (unicodedata.category(match[0][0])[0] == "M" and tokens):
-            continue  # punctuation alone, or a vowel sign: part of the token before it
+        if not key:
+            continue  # punctuation alone: part of the token before it
+        if tokens and unicodedata.category(match[0][0])[0] == "M":  # a vowel sign: the same
+            tokens[-1] = replace(tokens[-1], key=tokens[-1].key + key)
+            continue
         is_character = _WITHOUT_SPACES.match(match[0]) is not None
         seconds = _SECONDS_PER_CHARACTER if is_character else _SECONDS_PER_WORD
         tokens.append(Token(key, match.start() if tokens else 0, seconds))

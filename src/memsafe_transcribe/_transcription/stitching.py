@@ -1,88 +1,133 @@
-"""Pure: results of chunks -> segments on the clock of the whole audio."""
+"""Pure: results of chunks, in order -> segments of the whole audio, in order.
 
-import math
-from collections.abc import Iterable, Iterator
+Where chunks were cut in a pause there is nothing to reconcile. Where they were cut through sound, both heard what is
+around the cut: the end of each result is held back until the next one is there, and `seams` says what to take of which.
 
+With times for words that are off by less than half the shortest gap between words, what comes out is exactly what was
+said, if no word is shorter than two such gaps (else only words that are said twice in a row can be mistaken), each side
+of the overlap is longer than half the longest word, and the whole of it half as long again as the longest word.
+Without times it is, if the overlap has three words in a row that are said only once near it; if not, nothing is lost,
+but words may be doubled, and the segment after the seam is marked `unsure_seam`.
+"""
+
+from collections.abc import Iterable
+from math import inf
+
+from .._audio.chunker import OVERLAP_SAMPLES
+from .placing import ChunkSpan as ChunkSpan, Piece, Times, forwards, pieces_of, segments_of, split
 from .protocol import AudioChunk, ChunkResult
-from .transcript import Segment, Word
+from .scripts import tokens_of
+from .seams import Overlap, marked, reconcile
+from .transcript import Segment
 
-# A caption of two lines of 42 characters, on screen for 7 seconds at most: the usual subtitling limits.
-_MAX_SEGMENT_CHARACTERS = 84
-_MAX_SEGMENT_SECONDS = 7.0
-_PAUSE_SECONDS = 0.7
-_ROUNDING_SECONDS = 0.02  # an engine that counts in frames may end a word just behind the chunk
+_OVERLAP_SECONDS = OVERLAP_SAMPLES / 16_000
+
+
+class Stitcher:
+    """Segments of one audio, from the results of its chunks.
+
+    **Memory**: of the last result, what reaches into the next chunk's overlap: 2 s, and the rest of the engine's own
+    segment there.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[Piece] = []
+        self._left: ChunkSpan | None = None  # the last chunk in which something was heard
+        self._earliest = -inf
+
+    def push(self, span: ChunkSpan, result: ChunkResult) -> list[Segment]:
+        """Take the next result.
+
+        Args:
+            span: its chunk; begins and ends no earlier than the last one.
+            result: its times count from `span.start_seconds`.
+
+        Returns:
+            The segments that are now final.
+        """
+        pieces = pieces_of(span, result)
+        if not pieces:
+            return self.skip()
+        if self._left is None or self._left.end_seconds <= span.start_seconds:
+            pieces = self._held + pieces
+        elif self._held:
+            since = max(span.start_seconds, _held_since(self._left))
+            pieces = reconcile(self._held, pieces, Overlap(since, span.core_start_seconds, self._left.end_seconds))
+        elif any(piece.times is Times.NONE for piece in pieces):
+            pieces = marked(pieces)
+        else:  # what was said before that is out already
+            pieces = [piece for piece in pieces if piece.middle_seconds >= _held_since(self._left)]
+        self._left = span
+        done, self._held = _divided(pieces, span)
+        return self._final(done)
+
+    def skip(self) -> list[Segment]:
+        """Take it that the next piece of the audio has no result: it is silent, or the engine failed.
+
+        Returns:
+            What was held back.
+        """
+        held, self._held = self._held, []
+        self._left = None
+        return self._final(held)
+
+    def finish(self) -> list[Segment]:
+        """Take the end: what was held back is final."""
+        return self.skip()
+
+    def _final(self, pieces: Iterable[Piece]) -> list[Segment]:
+        segments = []
+        for segment in segments_of(pieces):
+            segment, self._earliest = forwards(segment, self._earliest)
+            segments.append(segment)
+        return segments
+
+
+def _held_since(span: ChunkSpan) -> float:
+    """From when on the next chunk may have heard the same. It may reach farther before the border than this one
+    after it, of which silence was taken off."""
+    if span.end_seconds <= span.core_end_seconds:
+        return inf
+    return span.core_end_seconds - max(_OVERLAP_SECONDS, span.end_seconds - span.core_end_seconds)
+
+
+def _divided(pieces: list[Piece], span: ChunkSpan) -> tuple[list[Piece], list[Piece]]:
+    """(what is final, what the next chunk may have heard too)."""
+    since = _held_since(span)
+    speech_seconds = Overlap(since, span.core_end_seconds, span.end_seconds).speech_seconds
+    index = len(pieces)
+    while index and since < inf:
+        piece = pieces[index - 1]
+        timed = piece.times is not Times.NONE
+        if not timed or piece.end_seconds < since:
+            if (timed and piece.trusted) or speech_seconds <= 0:
+                break
+            needs_seconds = sum(token.seconds for token in tokens_of(piece.text))  # its times may be a guess
+            if not timed and not piece.word and needs_seconds > speech_seconds:
+                return _split_text(pieces, index - 1, speech_seconds)
+            speech_seconds -= needs_seconds
+        index -= 1
+    while 0 < index < len(pieces) and (source := pieces[index].source) and pieces[index - 1].source is source:
+        index -= 1
+    return pieces[:index], pieces[index:]
+
+
+def _split_text(pieces: list[Piece], index: int, speech_seconds: float) -> tuple[list[Piece], list[Piece]]:
+    """Divide within a text without times, before the last words that can be said in a time."""
+    offset = 0
+    for token in reversed(tokens_of(pieces[index].text)):
+        speech_seconds -= token.seconds
+        if speech_seconds < 0:
+            break
+        offset = token.start
+    if offset == 0:
+        return pieces[: index + 1], pieces[index + 1 :]
+    left, right = split(pieces[index], offset)
+    return [*pieces[:index], left], [right, *pieces[index + 1 :]]
 
 
 def place(chunk: AudioChunk, result: ChunkResult) -> list[Segment]:
-    """Put what an engine heard in a chunk onto the clock of the whole audio.
-
-    Times outside the chunk, or running backwards, are moved to the nearest possible ones and marked untrusted. Words
-    without segments are grouped by pauses and by the length of a caption. Text without times spans the whole chunk
-    and is untrusted.
-    """
-    clock = _Clock(chunk)
-    if result.segments:
-        return [_placed_segment(segment, clock) for segment in result.segments if segment.text.strip()]
-    if result.words:
-        return list(_group(_placed_words(result.words, clock)))
-    text = " ".join(result.text.split())
+    """Put what an engine heard in a chunk that nothing overlaps onto the clock of the whole audio."""
     end = chunk.start_seconds + chunk.duration_seconds
-    return [Segment(text, chunk.start_seconds, end, trusted=False)] if text else []
-
-
-class _Clock:
-    """Moves times from a chunk to the whole, forwards only and never out of the chunk."""
-
-    def __init__(self, chunk: AudioChunk) -> None:
-        self._offset = self._latest = chunk.start_seconds
-        self._end = chunk.start_seconds + chunk.duration_seconds
-
-    def place(self, start_seconds: float, end_seconds: float) -> tuple[float, float, bool]:
-        """(start, end, whether they could be left as they were)."""
-        start = self._nearest(start_seconds + self._offset, self._latest)
-        end = self._nearest(end_seconds + self._offset, start)
-        self._latest = start
-        moved = max(abs(start_seconds + self._offset - start), abs(end_seconds + self._offset - end))
-        return start, end, moved <= _ROUNDING_SECONDS
-
-    def _nearest(self, wanted_seconds: float, earliest_seconds: float) -> float:
-        if math.isnan(wanted_seconds):
-            return earliest_seconds
-        return min(max(wanted_seconds, earliest_seconds), self._end)
-
-
-def _placed_words(words: Iterable[Word], clock: _Clock) -> list[Word]:
-    placed = []
-    for word in words:
-        start, end, possible = clock.place(word.start_seconds, word.end_seconds)
-        placed.append(Word(word.text, start, end, word.trusted and possible))
-    return placed
-
-
-def _placed_segment(segment: Segment, clock: _Clock) -> Segment:
-    start, end, possible = clock.place(segment.start_seconds, segment.end_seconds)
-    words = tuple(_placed_words(segment.words, clock)) if segment.words else ()
-    return Segment(" ".join(segment.text.split()), start, end, segment.trusted and possible, words)
-
-
-def _group(words: list[Word]) -> Iterator[Segment]:
-    group: list[Word] = []
-    characters = 0
-    for word in words:
-        if group and (
-            word.start_seconds - group[-1].end_seconds > _PAUSE_SECONDS
-            or word.end_seconds - group[0].start_seconds > _MAX_SEGMENT_SECONDS
-            or characters + 1 + len(word.text) > _MAX_SEGMENT_CHARACTERS
-        ):
-            yield _segment(group)
-            group, characters = [], 0
-        group.append(word)
-        characters += 1 + len(word.text)
-    if group:
-        yield _segment(group)
-
-
-def _segment(words: list[Word]) -> Segment:
-    text = " ".join(" ".join(word.text for word in words).split())
-    trusted = all(word.trusted for word in words)
-    return Segment(text, words[0].start_seconds, words[-1].end_seconds, trusted, tuple(words))
+    stitcher = Stitcher()
+    return stitcher.push(ChunkSpan(chunk.start_seconds, end, chunk.start_seconds, end), result) + stitcher.finish()
