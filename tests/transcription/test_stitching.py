@@ -237,3 +237,15 @@ def test_a_segment_that_reaches_into_the_overlap_is_not_torn() -> None:
     assert stitcher.push(LEFT, mt.ChunkResult(segments=(whole,))) == []
     segments = stitcher.push(RIGHT, mt.ChunkResult(words=(mt.Word("w9", 1.0, 1.5), mt.Word("w10", 2.1, 2.5))))
     assert [segment.text for segment in segments + stitcher.finish()] == [whole.text, "w10"]
+
+
+def test_a_segment_whose_time_is_a_guess_does_not_decide_by_its_middle() -> None:
+    """It ends somewhere near the border: a word may be on both sides of it, so the seam is unsure."""
+    left = [mt.Segment(f"l{second}", second, second + 0.5) for second in range(1, 5)]
+    right = [mt.Segment(f"r{second}", second, second + 0.5) for second in range(5, 8)]
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, mt.ChunkResult(segments=(*left, mt.Segment("so it goes", 9.0, 9.9, trusted=False))))
+    segments += stitcher.push(RIGHT, mt.ChunkResult(segments=(mt.Segment("goes on", 2.05, 2.6), *right)))
+    segments += stitcher.finish()
+    assert "so it goes goes on" in " ".join(segment.text for segment in segments)
+    assert [segment.text for segment in segments if segment.unsure_seam] == ["goes on"]
