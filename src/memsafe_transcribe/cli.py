@@ -26,8 +26,8 @@ from ._download.policy import UrlPolicy
 from ._errors import MemsafeError, TranscriberError
 from ._transcription.chunked import ChunkedTranscriber
 from ._transcription.sources import Source
-from ._transcription.stream import SegmentStream
-from ._transcription.transcript import VTT_HEADER, Transcript, srt_cue, text_line, vtt_cue
+from ._transcription.stream import SegmentStream, whole
+from ._transcription.transcript import VTT_HEADER, srt_cue, text_line, vtt_cue
 from ._version import __version__
 
 _DEFAULT_ENGINE = "pocketsphinx"
@@ -153,8 +153,7 @@ async def _vtt(stream: SegmentStream) -> AsyncIterator[str]:
 async def _json(stream: SegmentStream) -> AsyncIterator[str]:
     """One document, with the whole text before the segments: the only format that is held until the end."""
     segments = [segment async for segment in stream]
-    whole = Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
-    yield whole.to_json()
+    yield whole(stream, segments).to_json()
 
 
 _FORMATS: dict[str, Callable[[SegmentStream], AsyncIterator[str]]] = {

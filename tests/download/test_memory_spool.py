@@ -1,6 +1,5 @@
 """A spool that is memory: its bytes are reserved before they are written, and until the file closes."""
 
-import logging
 import os
 import random
 import threading
@@ -15,6 +14,7 @@ from memsafe_transcribe._download.holding import Dropped, InMemory
 
 from ..admission.room import NOTHING, ToldGuard, holds, told
 from ..conftest import Run
+from ..support.downloads import answered_after
 from ..support.needs import tmpfs
 from ..support.server import Exchange, Server
 
@@ -122,44 +122,12 @@ def test_an_announced_length_is_reserved_at_once(run: Run, server: Server, memor
     run(main)
 
 
-class Told(logging.Handler):
-    """Waits for an event that a download logs."""
-
-    def __init__(self, event: str) -> None:
-        super().__init__(logging.INFO)
-        self._event = event
-        self.has_come = threading.Event()
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "event", None) == self._event:
-            self.has_come.set()
-
-
-@pytest.fixture
-def dropped() -> Iterator[threading.Event]:
-    """Is set when a download is dropped."""
-    logger, told_of_it = logging.getLogger("memsafe_transcribe.download"), Told("dropped")
-    level = logger.level
-    logger.addHandler(told_of_it)
-    logger.setLevel(logging.INFO)
-    yield told_of_it.has_come
-    logger.removeHandler(told_of_it)
-    logger.setLevel(level)
-
-
 @pytest.mark.parametrize("count", [2, 3])
 def test_the_newest_makes_room_for_the_older_ones(
     run: Run, server: Server, memory: Path, dropped: threading.Event, count: int
 ) -> None:
     """There is room for one file at a time: a newer one is dropped, and all come in, one after the other, unharmed."""
-
-    def patient(exchange: Exchange) -> None:
-        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
-        if not exchange.is_head:
-            assert dropped.wait(_WAIT_SECONDS)
-            exchange.send(BODY)
-
-    server.routes["/"] = patient
+    server.routes["/"] = answered_after(dropped, BODY)
 
     async def main() -> None:
         admission = told(count * SLOT + len(BODY) + mt.MiB, max_concurrent=count)
@@ -363,7 +331,7 @@ def test_one_that_is_dropped_leaves_nothing(
                     await anyio.to_thread.run_sync(write.begun.wait, _WAIT_SECONDS)
                     assert holds(two.admission) == (2, 0, both)
                     two.older_goes.set()
-                    while not two.downloader._in_memory[-1]._scope.cancel_called:  # noqa: SLF001
+                    while not two.downloader._admitting.in_memory[-1]._scope.cancel_called:  # noqa: SLF001
                         await anyio.lowlevel.checkpoint()
                     assert holds(two.admission) == (2, 0, both)  # nobody takes what a thread still writes to
                     if cancels == "older":

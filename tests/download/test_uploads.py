@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import logging
 import os
 import random
 import threading
@@ -22,11 +21,11 @@ import memsafe_transcribe as mt
 
 from ..admission.room import NOTHING, holds, told
 from ..conftest import Run
-from ..support.downloads import open_in
+from ..support.downloads import answered_after, open_in
 from ..support.needs import tmpfs
 from ..support.server import Exchange, Server
 from .test_every_await import Cancel, by_all_tasks, by_scope, by_task, cancelled, everywhere
-from .test_memory_spool import SLOT, SpoolGuard, Told, used_bytes
+from .test_memory_spool import SLOT, SpoolGuard, used_bytes
 
 ANY = mt.UrlPolicy(allow_private=True)
 BODY = random.Random(11).randbytes(3 * mt.MiB)
@@ -592,18 +591,6 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         assert (list(folder.iterdir()), used_bytes(folder)) == ([], 0)
 
 
-@pytest.fixture
-def dropped() -> Iterator[threading.Event]:
-    """Is set when a download is dropped."""
-    logger, heard = logging.getLogger("memsafe_transcribe.download"), Told("dropped")
-    level = logger.level
-    logger.addHandler(heard)
-    logger.setLevel(logging.INFO)
-    yield heard.has_come
-    logger.removeHandler(heard)
-    logger.setLevel(level)
-
-
 def test_in_memory_the_bytes_are_held_until_the_file_closes(run: Run, memory: Path) -> None:
     """As many as the file has, without a slot."""
 
@@ -642,14 +629,7 @@ def test_an_upload_has_a_newer_download_dropped(
     run: Run, server: Server, memory: Path, dropped: threading.Event
 ) -> None:
     """Which begins anew when there is room again; both come in whole."""
-
-    def answer(exchange: Exchange) -> None:
-        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
-        if not exchange.is_head:
-            assert dropped.wait(_WAIT_SECONDS)
-            exchange.send(BODY)
-
-    server.routes["/"] = answer
+    server.routes["/"] = answered_after(dropped, BODY)
 
     async def main() -> None:
         admission = told(2 * SLOT + len(BODY) + 100_000, max_concurrent=2)

@@ -3,6 +3,8 @@
 import os
 import random
 import socket
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +13,19 @@ import psutil
 from .server import Exchange, Server
 
 BODY = random.Random(4).randbytes(2 * 1024 * 1024)  # of four blocks, two for each attempt
+_WAIT_SECONDS = 10.0
+
+
+def answered_after(event: threading.Event, body: bytes) -> Callable[[Exchange], None]:
+    """A route that announces a body at once, and sends it when the event has come."""
+
+    def route(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        if not exchange.is_head:
+            assert event.wait(_WAIT_SECONDS)
+            exchange.send(body)
+
+    return route
 
 
 def open_in(folder: Path) -> list[str]:

@@ -277,6 +277,12 @@ def _moving_means(levels: Sequence[float], width: int) -> list[float]:
     return [total / width for total in map(sub, sums[width:], sums)] or [0.0]
 
 
+def window_samples(wanted_samples: int) -> int:
+    """How much audio a chunker decides on at once, beside the little by which levels lag: at most so much of it has to
+    be kept for spans still to come."""
+    return wanted_samples + 2 * OVERLAP_SAMPLES + SILENT_SPAN_FRAMES * FRAME_SAMPLES
+
+
 def chunk_samples(wanted_seconds: float | None, longest_seconds: float, sample_rate_hz: int) -> int:
     """How many samples a chunk's core is to have.
 

@@ -5,7 +5,7 @@ timestamps can be trusted, what was lost is filled with silence, so that later t
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,6 @@ class Media:
             )
         assert isinstance(audio, av.AudioStream)
         self._stream = audio
-        self._formats = frozenset(self._container.format.name.split(","))
         codec = audio.codec_context
         self.codec = codec.name if codec is not None else "unknown"
         if codec is None or self.codec not in _CODECS.split(","):
@@ -108,7 +107,7 @@ class Media:
 
     def _claim(self) -> int | None:
         """How many samples at 16 kHz its header says there are; None where it does not know, but guesses."""
-        is_known = self._formats & _KNOW_THEIR_LENGTH or (
+        is_known = _formats_of(self._container) & _KNOW_THEIR_LENGTH or (
             self._fd is not None and claims.mp3_tells_its_length(self._fd)
         )
         if not is_known:
@@ -123,7 +122,7 @@ class Media:
     def decode(self, samples: Samples) -> None:
         """Put everything that can be heard into `samples`; `gaps` is what could not be."""
         with self._container:
-            clock = _Timestamps(self, samples)
+            clock = _Timestamps(self._container, self._stream, samples, self.report)
             for frame in self._frames(samples):
                 try:
                     clock.fill_before(frame)
@@ -149,9 +148,9 @@ class Media:
                 if self.codec.startswith("mp3") and bytes(memoryview(packet)[:3]) in _TAGS:
                     continue  # no frame begins like that
                 yield from packet.decode()
+            except MemoryError:
+                raise
             except av.FFmpegError as error:
-                if isinstance(error, MemoryError):
-                    raise
                 self.report(samples.count, samples.count, f"damaged data ({error.strerror})")
 
     def report(self, start_samples: int, end_samples: int, reason: str) -> None:
@@ -173,14 +172,19 @@ class Media:
 class _Timestamps:
     """Finds by the frames' timestamps what is missing between them, and fills it with silence."""
 
-    def __init__(self, media: Media, samples: Samples) -> None:
-        container, stream = media._container, media._stream  # noqa: SLF001 - a part of it
-        self._media = media
+    def __init__(
+        self,
+        container: InputContainer,
+        stream: av.AudioStream,
+        samples: Samples,
+        report: Callable[[int, int, str], None],
+    ) -> None:
+        formats = _formats_of(container)
+        self._report = report
         self._samples = samples
-        self._are_trusted = bool(media._formats & _TELL_TIMES) and stream.time_base is not None  # noqa: SLF001
+        self._are_trusted = bool(formats & _TELL_TIMES) and stream.time_base is not None
         self._most_samples = int((container.duration or 0) / av.time_base * SAMPLE_RATE_HZ) + SAMPLE_RATE_HZ
-        is_from_zero = media._formats & _BEGIN_AT_ZERO  # noqa: SLF001
-        self._zero_seconds = 0.0 if is_from_zero else (container.start_time or 0) / av.time_base
+        self._zero_seconds = 0.0 if formats & _BEGIN_AT_ZERO else (container.start_time or 0) / av.time_base
         self._offset: int | None = None  # of the timestamps from the count, as the first frame has it
 
     def fill_before(self, frame: av.AudioFrame) -> None:
@@ -197,8 +201,13 @@ class _Timestamps:
             self._are_trusted = False  # they run backwards, or beyond the end: another stream begins (chained Ogg)
         elif missing > _JUMP_SECONDS * SAMPLE_RATE_HZ:
             if not is_first:  # sound that begins later than the picture is no gap
-                self._media.report(count, count + missing, "audio is missing, say the timestamps")
+                self._report(count, count + missing, "audio is missing, say the timestamps")
             self._samples.add_silence(missing)
+
+
+def _formats_of(container: InputContainer) -> frozenset[str]:
+    """FFmpeg's names of the container, of which some formats have several."""
+    return frozenset(container.format.name.split(","))
 
 
 def _open(file: io.RawIOBase) -> InputContainer:

@@ -11,8 +11,9 @@ from fractions import Fraction
 import av
 from av.filter import Graph
 
+from .chunker import FRAME_SAMPLES
+
 SAMPLE_RATE_HZ = 16_000
-FRAME_SAMPLES = 160  # a level for each 10 ms
 _LEVELS_HZ = SAMPLE_RATE_HZ // FRAME_SAMPLES
 _SAMPLE_BYTES = 2
 _BLOCK_SAMPLES = 16_000
@@ -44,6 +45,7 @@ class Samples:
         self._resampler: _Graph | None = None
         self._source_samples = 0  # put into the present resampler
         self._before = 0  # the count when it began
+        self._put_in = 0  # samples at 16 kHz that came out of resamplers
         self._unpulled = 0
         self._planes = bytearray(), bytearray()  # the mix, and the left channel
         self._levels = array("f"), array("f")
@@ -99,8 +101,6 @@ class Samples:
         self._resampler = self._shape = None
         self._source_samples = 0
         self._before = self.count = self._put_in
-
-    _put_in = 0  # samples at 16 kHz that came out of resamplers
 
     def _pull(self) -> None:
         assert self._resampler is not None

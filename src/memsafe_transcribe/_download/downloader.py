@@ -94,7 +94,6 @@ class SafeDownloader:
         self._asking = Asking(self.policy, patience, transport)
         self._limits = Limits(max_bytes, max_attempts, allow_gzip, self.spool_dir)
         self._flights = Flights(FailedUrls() if failures is None else failures)
-        self._in_memory = self._admitting.in_memory
 
     async def probe(self, url: str, *, headers: Mapping[str, str] | None = None) -> Probe:
         """The preflight alone: what the policy and HEAD say of a URL. Takes no slot.

@@ -99,13 +99,17 @@ class InMemory:
             newest = [each for each in self._others if each._loop == self._loop][-1]
             if newest is self:
                 raise Dropped(self._need_bytes, None)
-            newest._is_served = is_served = newest._is_served or anyio.Event()
-            newest._scope.cancel()
-            try:
-                await newest._is_gone.wait()
-                self._has_grown_to(size_bytes)  # before it can ask for them again
-            finally:
-                is_served.set()
+            await self._take_the_room_of(newest, size_bytes)
+
+    async def _take_the_room_of(self, newest: "InMemory", size_bytes: int) -> None:
+        """Have another one dropped, and grow by what it held, if that is enough."""
+        newest._is_served = is_served = newest._is_served or anyio.Event()
+        newest._scope.cancel()
+        try:
+            await newest._is_gone.wait()
+            self._has_grown_to(size_bytes)  # before it can ask for them again
+        finally:
+            is_served.set()
 
     def _has_grown_to(self, size_bytes: int) -> bool:
         more_bytes = size_bytes - self._held.need_bytes

@@ -176,14 +176,7 @@ class KeptInMemory(InMemory):
             newer = [each for each in here if each not in self._older]
             if not newer:
                 raise self._refusal(size_bytes)
-            newest = newer[-1]
-            newest._is_served = is_served = newest._is_served or anyio.Event()
-            newest._scope.cancel()
-            try:
-                await newest._is_gone.wait()
-                self._has_grown_to(size_bytes)  # before it can ask for them again
-            finally:
-                is_served.set()
+            await self._take_the_room_of(newer[-1], size_bytes)
 
     def _refusal(self, size_bytes: int) -> MemoryPressureError:
         look = self._guard.snapshot()

@@ -10,7 +10,7 @@ import anyio
 
 from .._admission.controller import AdmissionController, default_admission
 from .._admission.reservation import Reservation
-from .._audio.chunker import FRAME_SAMPLES, OVERLAP_SAMPLES, SILENT_SPAN_FRAMES, Chunker, chunk_samples
+from .._audio.chunker import Chunker, chunk_samples, window_samples
 from .._audio.chunks import ChunkReader
 from .._audio.decoder import SAMPLE_RATE_HZ, data_limit_bytes, open_decoder, peak_bytes
 from .._download.downloader import SafeDownloader
@@ -19,7 +19,7 @@ from .._memory.reading import resident_bytes
 from .protocol import ChunkContext
 from .registry import EngineLike, resolve
 from .sources import Source, opened
-from .stream import OnProgress, Progress, SegmentStream, remaining_seconds
+from .stream import OnProgress, Progress, SegmentStream, remaining_seconds, whole
 from .transcript import Segment, Transcript
 
 _SAMPLE_BYTES = 2
@@ -67,9 +67,7 @@ class ChunkedTranscriber:
         capabilities = self._engine.capabilities
         self._chunk_samples = chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ)
         self._longest_samples = int(capabilities.max_chunk_seconds * SAMPLE_RATE_HZ)
-        # What the chunker decides on, of which a chunk is a part.
-        window = self._chunk_samples + 2 * OVERLAP_SAMPLES + SILENT_SPAN_FRAMES * FRAME_SAMPLES
-        self._window_bytes = _SAMPLE_BYTES * window
+        self._window_bytes = _SAMPLE_BYTES * window_samples(self._chunk_samples)
         self._admission = admission or default_admission()
         self._downloader = downloader or SafeDownloader(admission=self._admission)
         self._max_audio_seconds = max_audio_seconds
@@ -129,7 +127,7 @@ class ChunkedTranscriber:
                 source, language=language, prompt=prompt, on_progress=on_progress, reservation=reservation
             ) as stream:
                 segments.extend([segment async for segment in stream])
-            return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
+            return whole(stream, segments)
         assert scope.cancelled_caught
         raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")
 

@@ -1,7 +1,7 @@
 """SegmentStream: one job as an iterator that decodes and transcribes a chunk each time it runs dry."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from .._audio.decoder import SAMPLE_RATE_HZ, Decoder
 from .._audio.encoding import wav
 from .protocol import AudioChunk, ChunkContext
 from .registry import Engine
-from .transcript import Gap, Segment
+from .transcript import Gap, Segment, Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,11 @@ def _chunk(index: int, span: Span, samples: bytes) -> AudioChunk:
         format="wav",
         data=wav(heard, SAMPLE_RATE_HZ),
     )
+
+
+def whole(stream: SegmentStream, segments: Iterable[Segment]) -> Transcript:
+    """All of it, once the iteration has ended and given these segments."""
+    return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
 
 
 def remaining_seconds() -> float:
