@@ -26,6 +26,12 @@ settings.register_profile("long", deadline=None, print_blob=True, max_examples=1
 settings.load_profile(os.environ.get("MEMSAFE_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
 
+def pytest_collection_finish() -> None:
+    """What thousands of collected tests are made of is never garbage: `run` need not look at it, twice in each test."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many steps the state machines ran: the long profile has to run many."""
     if steps_run:
