@@ -15,14 +15,15 @@ ARROWS = {
     "_errors": set(),
     "_units": set(),
     "_version": set(),
+    "_tasks": set(),
     "_threads": set(),
     "_waking": set(),
     "_worker": set(),
-    "_memory": {"_errors", "_units"},
+    "_memory": {"_errors", "_units", "_tasks"},
     "_admission": {"_errors", "_units", "_waking", "_memory"},
     "_download": {"_errors", "_units", "_threads", "_waking"},
-    "_audio": {"_errors", "_units", "_worker"},
-    "_transcription": {"_errors", "_units", "_threads", "_memory", "_admission", "_download", "_audio"},
+    "_audio": {"_errors", "_units", "_tasks", "_worker"},
+    "_transcription": {"_errors", "_units", "_tasks", "_threads", "_memory", "_admission", "_download", "_audio"},
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
 }
 PURE = {

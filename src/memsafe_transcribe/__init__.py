@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         AudioDecodeError as AudioDecodeError,
         AudioLimitError as AudioLimitError,
         ChecksumMismatchError as ChecksumMismatchError,
+        ChunkTooLargeError as ChunkTooLargeError,
         DecoderCrashedError as DecoderCrashedError,
         DownloadConnectionError as DownloadConnectionError,
         DownloadError as DownloadError,
@@ -44,6 +45,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         TranscriberError as TranscriberError,
         TranscriberFailedError as TranscriberFailedError,
         TranscriberNotFoundError as TranscriberNotFoundError,
+        TranscriberQuotaError as TranscriberQuotaError,
+        TranscriberUnavailableError as TranscriberUnavailableError,
         TruncatedDownloadError as TruncatedDownloadError,
         UnsupportedMediaError as UnsupportedMediaError,
         UrlBlockedError as UrlBlockedError,
@@ -53,6 +56,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._memory.judging import MemorySnapshot as MemorySnapshot
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
     from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
+    from ._transcription.planning import Plan as Plan
+    from ._transcription.progress import Progress as Progress
     from ._transcription.protocol import (
         AudioChunk as AudioChunk,
         Capabilities as Capabilities,
@@ -60,7 +65,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         ChunkResult as ChunkResult,
         Transcriber as Transcriber,
     )
-    from ._transcription.stream import Progress as Progress, SegmentStream as SegmentStream
+    from ._transcription.stream import SegmentStream as SegmentStream
     from ._transcription.transcript import Gap as Gap, Segment as Segment, Transcript as Transcript, Word as Word
     from ._units import MB as MB, MiB as MiB
     from ._version import __version__ as __version__
@@ -74,18 +79,19 @@ _WHERE = {
     "_download.policy": "UrlPolicy",
     "_download.transfer": "Probe",
     "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
-        ChecksumMismatchError DecoderCrashedError DownloadConnectionError DownloadError DownloadProtocolError
-        DownloadTimeoutError
-        DownloadTooLargeError HTTPStatusError KnownBadUrlError MemoryPressureError MemsafeError
-        NestedReservationError
-        ReservationTooLargeError SpoolError TranscriberError TranscriberFailedError TranscriberNotFoundError
+        ChecksumMismatchError ChunkTooLargeError DecoderCrashedError DownloadConnectionError DownloadError
+        DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
+        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError TranscriberError
+        TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError TranscriberUnavailableError
         TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
     "_memory.decorator": "memory_guard",
     "_memory.guard": "MemoryGuard default_guard",
     "_memory.judging": "MemorySnapshot",
     "_memory.pressure": "MemoryLevel MemoryRoom",
     "_transcription.chunked": "ChunkedTranscriber",
-    "_transcription.stream": "Progress SegmentStream",
+    "_transcription.planning": "Plan",
+    "_transcription.progress": "Progress",
+    "_transcription.stream": "SegmentStream",
     "_transcription.protocol": "AudioChunk Capabilities ChunkContext ChunkResult Transcriber",
     "_transcription.transcript": "Gap Segment Transcript Word",
     "_units": "MB MiB",

@@ -5,7 +5,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from ._transcription.stream import Progress
+from ._transcription.progress import Progress
 from ._units import format_duration, format_size
 
 if TYPE_CHECKING:

@@ -25,6 +25,9 @@
       TranscriberError
         TranscriberNotFoundError (LookupError)
         TranscriberFailedError                 the engine failed on one chunk
+        TranscriberUnavailableError            raised by engines: it may answer in a moment
+        TranscriberQuotaError                  raised by engines: it answers nothing more for long
+        ChunkTooLargeError                     raised by engines: two halves may do
 
 The message is for people; the figures are attributes for programs. URLs appear in them without query, fragment and
 credentials. Every error survives pickling, so it can cross processes.
@@ -39,6 +42,7 @@ __all__ = [
     "AudioDecodeError",
     "AudioLimitError",
     "ChecksumMismatchError",
+    "ChunkTooLargeError",
     "DecoderCrashedError",
     "DownloadConnectionError",
     "DownloadError",
@@ -55,6 +59,8 @@ __all__ = [
     "TranscriberError",
     "TranscriberFailedError",
     "TranscriberNotFoundError",
+    "TranscriberQuotaError",
+    "TranscriberUnavailableError",
     "TruncatedDownloadError",
     "UnsupportedMediaError",
     "UrlBlockedError",
@@ -222,10 +228,31 @@ class TranscriberNotFoundError(TranscriberError, LookupError):
 
 
 class TranscriberFailedError(TranscriberError):
-    """The engine failed on one chunk; its own error is the `__cause__`."""
+    """The engine failed on one chunk; its own error is the `__cause__`.
+
+    `retryable` says whether the same job may well succeed later. What was worth a retry has had it already.
+    """
 
     chunk_index: int
     start_seconds: float
+    retryable: bool
+
+
+class TranscriberUnavailableError(TranscriberError):
+    """Raised by engines: busy, limited in rate, or out of reach. The chunk is tried again.
+
+    `retry_after_seconds` is what the engine asks for, if it asks for anything.
+    """
+
+    retry_after_seconds: float | None = None
+
+
+class TranscriberQuotaError(TranscriberError):
+    """Raised by engines: a quota is used up, and it answers nothing for so long that no job can wait for it."""
+
+
+class ChunkTooLargeError(TranscriberError):
+    """Raised by engines: it cannot take, or cannot answer, so much at once. The chunk is cut in two."""
 
 
 for _name in __all__:

@@ -6,11 +6,17 @@ from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._transcription.scripts import join_text
-from memsafe_transcribe._transcription.stitching import ChunkSpan, Stitcher, place
+from memsafe_transcribe._transcription.stitching import ChunkSpan, Stitcher
 
-CHUNK = mt.AudioChunk(index=2, start_seconds=60.0, duration_seconds=30.0, sample_rate_hz=16_000, format="wav", data=b"")
+CHUNK = ChunkSpan(60.0, 90.0, 60.0, 90.0)
 TIMES = st.floats(-1e3, 1e3) | st.sampled_from([float("nan"), float("inf"), float("-inf")])
 WORDS = st.lists(st.builds(mt.Word, st.text(st.characters(categories=["L"]), min_size=1, max_size=30), TIMES, TIMES))
+
+
+def place(span: ChunkSpan, result: mt.ChunkResult) -> list[mt.Segment]:
+    """One chunk alone."""
+    stitcher = Stitcher()
+    return stitcher.push(span, result) + stitcher.finish()
 
 
 def words_of(segments: list[mt.Segment]) -> list[str]:

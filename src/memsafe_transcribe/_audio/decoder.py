@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import anyio
 
 from .._errors import AudioDecodeError, AudioLimitError, DecoderCrashedError, UnsupportedMediaError
+from .._tasks import background
 from .._units import MiB
 from .._worker.process import WorkerProcess
 from . import sniff
@@ -213,8 +214,7 @@ async def open_decoder(
         await opened.enter_async_context(worker)
         decoder = Decoder(worker, name, head, max_audio_seconds)
         if feed is not None:
-            tasks = await opened.enter_async_context(anyio.create_task_group())
-            opened.callback(tasks.cancel_scope.cancel)
+            tasks = await opened.enter_async_context(background())
             tasks.start_soon(_feed, worker, feed)
         await decoder.start()
         yield decoder

@@ -11,7 +11,7 @@ _UNKNOWN_BYTES = 0xFFFF_FFFF  # as a size: until the stream ends
 _OTHER_SIGN = bytes(value ^ 0x80 for value in range(256))
 
 
-def wav(samples: bytes, sample_rate_hz: int) -> bytes:
+def wav(samples: bytes | memoryview, sample_rate_hz: int) -> bytes:
     """A RIFF/WAVE file of mono signed 16-bit samples.
 
     Args:
@@ -20,7 +20,7 @@ def wav(samples: bytes, sample_rate_hz: int) -> bytes:
 
     Memory: the result, 44 bytes longer than `samples`.
     """
-    return wav_header(len(samples), sample_rate_hz, channels=1, sample_bytes=2) + samples
+    return b"".join((wav_header(len(samples), sample_rate_hz, channels=1, sample_bytes=2), samples))
 
 
 def wav_header(size_bytes: int, sample_rate_hz: int, *, channels: int, sample_bytes: int) -> bytes:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
+from .._tasks import background
 from .judging import Look, MemorySnapshot
 from .pressure import MAX_POLL_SECONDS, MemoryLevel, Thresholds, poll_seconds
 
@@ -52,22 +53,11 @@ class Listeners:
 async def watching(look: Callable[[], Look], thresholds: Thresholds, listeners: Listeners) -> AsyncIterator[None]:
     """Watch while the body runs.
 
-    Cancellation: the watcher has ended when this has, however the body ends; what the body raises comes out as it is,
-    not in a group.
+    Cancellation: the watcher has ended when this has, however the body ends.
     """
-    raised: BaseException | None = None
-    with anyio.CancelScope() as scope:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch, look, thresholds, listeners)
-            try:
-                yield
-            except BaseException as error:  # raised again below, when nothing is left that could put it in a group
-                raised = error
-            # The watcher does nothing but sleep, so this wait is short; cut off, it would hide what was raised.
-            scope.shield = True
-            tasks.cancel_scope.cancel()
-    if raised is not None:
-        raise raised
+    async with background() as tasks:
+        tasks.start_soon(_watch, look, thresholds, listeners)
+        yield
 
 
 async def _watch(look: Callable[[], Look], thresholds: Thresholds, listeners: Listeners) -> None:

@@ -1,31 +1,30 @@
 """ChunkedTranscriber: any audio, cut into chunks, one transcript, in flat memory."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from math import inf
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 import anyio
 
 from .._admission.controller import AdmissionController, default_admission
 from .._admission.reservation import Reservation
-from .._audio.chunker import Chunker, chunk_samples, window_samples
+from .._audio.chunker import Chunker, chunk_samples
 from .._audio.chunks import ChunkReader
 from .._audio.decoder import SAMPLE_RATE_HZ, data_limit_bytes, open_decoder, peak_bytes
 from .._download.downloader import SafeDownloader
-from .._memory.guard import POLL_SECONDS
-from .._memory.reading import resident_bytes
+from .._tasks import background
+from .asking import Asker, OnError
+from .job import RunningJob
+from .opening import SharedEngine
+from .planning import Sizes, fitted
+from .progress import OnProgress, Progress
 from .protocol import ChunkContext
 from .registry import EngineLike, resolve
 from .sources import Source, opened
-from .stream import OnProgress, Progress, SegmentStream, remaining_seconds, whole
+from .stream import SegmentStream, whole
 from .transcript import Segment, Transcript
-
-_SAMPLE_BYTES = 2
-_CHUNK_COPIES = 4  # the decoder's buffer, the samples cut off it, the encoded file, and the engine's own
-_CEILING_WAIT_SECONDS = 60.0
-_CLOSE_SECONDS = 10.0
 
 
 class ChunkedTranscriber:
@@ -36,8 +35,12 @@ class ChunkedTranscriber:
         engine_options: keyword arguments for a plugin that is given by name.
         admission: where jobs queue; the process-wide controller by default.
         downloader: how URLs are fetched; by default one with the default cap and policy, in the same admission.
-        chunk_seconds: the length of the chunks; by default 60 s, or less if the engine takes less.
+        chunk_seconds: what the length of the chunks aims for; by default 60 s, or less if the engine takes less. They
+            are made shorter where memory is short.
         max_audio_seconds: decode no more than this, whatever a header claims; a day by default.
+        on_error: what a chunk that the engine failed on is to its job: "raise" its error; "mark" it as a gap and go on;
+            or "stop" there, with what there is. What may pass is tried again before, what is too large is cut in two,
+            and a used-up quota (`TranscriberQuotaError`) ends the job also where others are only marked.
         queue_timeout_seconds: how long a job waits for a slot and memory; None for as long as it takes.
 
     Raises:
@@ -59,32 +62,34 @@ class ChunkedTranscriber:
         downloader: SafeDownloader | None = None,
         chunk_seconds: float | None = None,
         max_audio_seconds: float = 86_400.0,
+        on_error: OnError = "raise",
         queue_timeout_seconds: float | None = None,
     ) -> None:
         if not 0 < max_audio_seconds < inf:
             raise ValueError(f"max_audio_seconds must be more than 0 and finite, got {max_audio_seconds}")
+        if on_error not in get_args(OnError):
+            raise ValueError(f'on_error must be "raise", "mark" or "stop", got {on_error!r}')
         self._engine = resolve(engine, engine_options)
         capabilities = self._engine.capabilities
-        self._chunk_samples = chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ)
+        self._wanted = Sizes(
+            chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ), capabilities.concurrency
+        )
         self._longest_samples = int(capabilities.max_chunk_seconds * SAMPLE_RATE_HZ)
-        self._window_bytes = _SAMPLE_BYTES * window_samples(self._chunk_samples)
         self._admission = admission or default_admission()
         self._downloader = downloader or SafeDownloader(admission=self._admission)
         self._max_audio_seconds = max_audio_seconds
+        self._on_error = on_error
         self._queue_timeout_seconds = queue_timeout_seconds
-        self._engine_users = 0
-        self._engine_lock = anyio.Lock()
-        self._engine_hold = AsyncExitStack()
-        self._engine_reservation: Reservation | None = None
+        self._shared = SharedEngine(self._engine, self._admission, queue_timeout_seconds)
 
     async def __aenter__(self) -> "ChunkedTranscriber":
-        await self._enter_engine()
+        await self._shared.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._leave_engine()
+        await self._shared.leave()
 
     async def transcribe(
         self,
@@ -153,7 +158,7 @@ class ChunkedTranscriber:
         report = on_progress or (lambda progress: None)
         held = reservation or self._admission.current_reservation()
         async with (
-            self._engine_open(),
+            self._shared.opened(),
             opened(
                 source,
                 self._downloader,
@@ -164,11 +169,12 @@ class ChunkedTranscriber:
         ):
             report(Progress("waiting"))
             limit_bytes = data_limit_bytes(media.fd)
-            need_bytes = peak_bytes(limit_bytes) + _CHUNK_COPIES * self._window_bytes
+            decoder_bytes = peak_bytes(limit_bytes)
+            sizes = self._fitted(decoder_bytes, held)
             async with (
                 self._admission.reserve(
-                    need_bytes, timeout_seconds=self._queue_timeout_seconds, reservation=held
-                ) as job,
+                    decoder_bytes + sizes.host_bytes, timeout_seconds=self._queue_timeout_seconds, reservation=held
+                ) as reserved,
                 open_decoder(
                     media.fd,
                     media.name,
@@ -177,57 +183,20 @@ class ChunkedTranscriber:
                     data_limit_bytes=limit_bytes,
                 ) as decoder,
             ):
-
-                async def on_chunk(stream: SegmentStream) -> None:
-                    report(Progress("transcribing", stream.duration_seconds, decoder.info.duration_seconds))
-                    job.mark_used(resident_bytes(decoder.pid))
-                    if self._engine_reservation is not None and stream.duration_seconds:
-                        self._engine_reservation.mark_used(self._engine.capabilities.resident_bytes)
-                    await self._stay_below_ceiling()
-
                 context = ChunkContext(language=language, prompt=prompt)
-                chunks = ChunkReader(decoder, Chunker(self._chunk_samples, self._longest_samples))
-                with closing(SegmentStream(self._engine, decoder, chunks, context, on_chunk)) as segments:
-                    yield segments
+                job = RunningJob(self._admission, reserved, decoder, sizes, report, self._shared.mark_used)
+                with closing(job):
+                    async with background() as tasks:
+                        asker = Asker(self._engine, context, self._on_error, job.may_call)
+                        chunks = ChunkReader(decoder, Chunker(sizes.chunk_samples, self._longest_samples))
+                        with closing(SegmentStream(asker, decoder, chunks, job, tasks, language)) as segments:
+                            yield segments
 
-    async def _stay_below_ceiling(self) -> None:
-        """Before each chunk: wait while memory is at the ceiling, until shortly before the deadline."""
-        patience = min(_CEILING_WAIT_SECONDS, remaining_seconds() - POLL_SECONDS)
-        await self._admission.guard.wait_until_ok(
-            _CHUNK_COPIES * self._window_bytes, admitted=True, timeout_seconds=patience
-        )
+    def _fitted(self, decoder_bytes: int, held: Reservation | None) -> Sizes:
+        free_bytes = self._admission.statistics().budget_bytes if held is None else held.left_bytes
+        return fitted(self._wanted, decoder_bytes, free_bytes)
 
     def _check_language(self, language: str | None) -> None:
         known = self._engine.capabilities.languages
         if language is not None and known is not None and language not in known:
             raise ValueError(f"engine {self._engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
-
-    @asynccontextmanager
-    async def _engine_open(self) -> AsyncIterator[None]:
-        await self._enter_engine()
-        try:
-            yield
-        finally:
-            await self._leave_engine()
-
-    async def _enter_engine(self) -> None:
-        """Charge for the engine's resident memory when its first user comes."""
-        need_bytes = self._engine.capabilities.resident_bytes
-        async with self._engine_lock:
-            if self._engine_users == 0 and need_bytes:
-                self._engine_reservation = await self._engine_hold.enter_async_context(
-                    self._admission.reserve(need_bytes, timeout_seconds=self._queue_timeout_seconds, slot=False)
-                )
-            self._engine_users += 1
-
-    async def _leave_engine(self) -> None:
-        """Close the engine and stop charging for it when its last user leaves.
-
-        All that must happen happens before the first await: no shield holds against asyncio's own Task.cancel().
-        """
-        self._engine_users -= 1
-        if self._engine_users == 0:
-            hold, self._engine_hold, self._engine_reservation = self._engine_hold, AsyncExitStack(), None
-            async with hold:  # given back even if the engine's closing fails or is cancelled
-                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                    await self._engine.aclose()

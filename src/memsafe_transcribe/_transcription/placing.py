@@ -14,6 +14,7 @@ _MAX_SEGMENT_CHARACTERS = 84
 _MAX_SEGMENT_SECONDS = 7.0
 _PAUSE_SECONDS = 0.7
 _ROUNDING_SECONDS = 0.02  # an engine that counts in frames may end a word just behind the chunk
+_SLIP_SECONDS = 0.5  # a word at the chunk's edge may stick out by a part of it: that alone makes no clock wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ def pieces_of(span: ChunkSpan, result: ChunkResult) -> list[Piece]:
     clock = _Clock(span)
     if result.segments:
         placed = (_placed_segment(segment, clock) for segment in result.segments if segment.text.strip())
-        return _judged(piece for segment in placed for piece in _pieces_of_segment(segment))
+        return _judged([piece for segment in placed for piece in _pieces_of_segment(segment)], clock)
     if result.words:
-        return _judged(_piece_of_word(word, None) for word in _placed_words(result.words, clock))
+        return _judged([_piece_of_word(word, None) for word in _placed_words(result.words, clock)], clock)
     text = " ".join(result.text.split())
     start = max(span.start_seconds, span.core_start_seconds)
     end = max(start, min(span.end_seconds, span.core_end_seconds))
@@ -94,19 +95,25 @@ def pieces_of(span: ChunkSpan, result: ChunkResult) -> list[Piece]:
 
 
 class _Clock:
-    """Moves times from a chunk to the whole, forwards only and never out of what was heard."""
+    """Moves times from a chunk to the whole, forwards only and never out of what was heard.
+
+    Attributes:
+        impossible: how many pieces it found whose times are of no use.
+    """
 
     def __init__(self, span: ChunkSpan) -> None:
+        self.impossible = 0
         self._offset = self._latest = span.start_seconds
         self._end = max(span.start_seconds, span.end_seconds)
 
-    def place(self, start_seconds: float, end_seconds: float) -> tuple[float, float, bool]:
-        """(start, end, whether they could be left as they were)."""
-        start = self._nearest(start_seconds + self._offset, self._latest)
-        end = self._nearest(end_seconds + self._offset, start)
+    def place(self, item: Word | Segment, *, is_piece: bool) -> tuple[float, float, bool]:
+        """(start, end, whether they can be trusted, having been left as they were)."""
+        start = self._nearest(item.start_seconds + self._offset, self._latest)
+        end = self._nearest(item.end_seconds + self._offset, start)
         self._latest = start
-        moved = max(abs(start_seconds + self._offset - start), abs(end_seconds + self._offset - end))
-        return start, end, moved <= _ROUNDING_SECONDS
+        moved = max(abs(item.start_seconds + self._offset - start), abs(item.end_seconds + self._offset - end))
+        self.impossible += is_piece and not (item.trusted and moved <= _SLIP_SECONDS)  # not a number is neither
+        return start, end, item.trusted and moved <= _ROUNDING_SECONDS
 
     def _nearest(self, wanted_seconds: float, earliest_seconds: float) -> float:
         if math.isnan(wanted_seconds):
@@ -116,14 +123,13 @@ class _Clock:
 
 def _placed_words(words: Iterable[Word], clock: _Clock) -> Iterator[Word]:
     for word in words:
-        start, end, possible = clock.place(word.start_seconds, word.end_seconds)
-        yield Word(word.text, start, end, word.trusted and possible)
+        yield Word(word.text, *clock.place(word, is_piece=True))
 
 
 def _placed_segment(segment: Segment, clock: _Clock) -> Segment:
-    start, end, possible = clock.place(segment.start_seconds, segment.end_seconds)
+    start, end, trusted = clock.place(segment, is_piece=not segment.words)
     words = tuple(_placed_words(segment.words, clock))
-    return Segment(" ".join(segment.text.split()), start, end, segment.trusted and possible, words)
+    return Segment(" ".join(segment.text.split()), start, end, trusted, words)
 
 
 def _pieces_of_segment(segment: Segment) -> list[Piece]:
@@ -136,12 +142,10 @@ def _piece_of_word(word: Word, source: Segment | None) -> Piece:
     return Piece(word.text, word.start_seconds, word.end_seconds, word.trusted, Times.WORD, word, source)
 
 
-def _judged(pieces: Iterable[Piece]) -> list[Piece]:
+def _judged(pieces: list[Piece], clock: _Clock) -> list[Piece]:
     """Without any belief in the times of an engine of whose times more than a slip, or a tenth, are impossible."""
-    judged = list(pieces)
-    impossible = sum(not piece.trusted for piece in judged)
-    forgiven = max(len(judged) > 3, len(judged) // 10)
-    return judged if impossible <= forgiven else [replace(piece, times=Times.NONE) for piece in judged]
+    forgiven = max(len(pieces) > 3, len(pieces) // 10)
+    return pieces if clock.impossible <= forgiven else [replace(piece, times=Times.NONE) for piece in pieces]
 
 
 def split(piece: Piece, offset: int) -> tuple[Piece, Piece]:

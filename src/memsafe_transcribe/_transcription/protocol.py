@@ -19,6 +19,8 @@ class Capabilities:
         timestamps: "word", "segment" or "none": the finest times that it gives.
         languages: the codes it knows; None if any may be tried.
         resident_bytes: memory that it keeps while it is open, such as a model. Charged for as long.
+        concurrency: how many chunks of one file it may be asked for at once, from several tasks, or threads if its
+            method is not async. As many are, as slots and memory allow.
     """
 
     max_chunk_seconds: float = 60.0
@@ -26,12 +28,15 @@ class Capabilities:
     timestamps: Literal["word", "segment", "none"] = "none"
     languages: tuple[str, ...] | None = None
     resident_bytes: int = 0
+    concurrency: int = 1
 
     def __post_init__(self) -> None:
         if not self.max_chunk_seconds > 0:
             raise ValueError(f"max_chunk_seconds must be more than 0, got {self.max_chunk_seconds}")
         if "wav" not in self.formats:
             raise ValueError(f"formats must contain 'wav', which is what chunks are made as; got {self.formats}")
+        if self.concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {self.concurrency}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +44,7 @@ class AudioChunk:
     """A piece of the audio.
 
     Attributes:
-        index: its number, from 0.
+        index: its number, from 0; the parts of a chunk that was cut in two have the same.
         start_seconds: where it begins in the whole.
         duration_seconds: how long it is. The last chunk can be as short as one sample.
         sample_rate_hz: 16 000.
@@ -104,12 +109,31 @@ class ChunkResult:
         words: with times, in order; empty if the engine gives none.
         segments: with times, in order; empty if the engine gives none.
         language: what the engine took it for.
+
+    Raises:
+        TypeError: a part of it is of another type; times that cannot be are corrected later, and marked.
     """
 
     text: str = ""
     words: tuple[Word, ...] = ()
     segments: tuple[Segment, ...] = ()
     language: str | None = None
+
+    def __post_init__(self) -> None:
+        words = [*self.words, *(word for segment in self.segments for word in segment.words)]
+        for kind, items in ((Word, words), (Segment, self.segments)):
+            for item in items:
+                if not isinstance(item, kind):
+                    raise TypeError(f"a {kind.__name__} is wanted, got {item!r}")
+                _check_types(item)
+        if not isinstance(self.text, str) or not isinstance(self.language, str | None):
+            raise TypeError(f"text and language are strings, got {self.text!r} and {self.language!r}")
+
+
+def _check_types(item: Word | Segment) -> None:
+    times = item.start_seconds, item.end_seconds
+    if not isinstance(item.text, str) or not all(isinstance(time, int | float) for time in times):
+        raise TypeError(f"text is a string and times are numbers, got {item!r}")
 
 
 Answer = ChunkResult | str

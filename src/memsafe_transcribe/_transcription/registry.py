@@ -5,15 +5,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .._errors import TranscriberError, TranscriberFailedError, TranscriberNotFoundError
+from .._errors import (
+    TranscriberError,
+    TranscriberFailedError,
+    TranscriberNotFoundError,
+    TranscriberQuotaError,
+    TranscriberUnavailableError,
+)
 from .._threads import run_to_its_end
 from .protocol import Answer, AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
-from .stitching import place
-from .transcript import Segment
 
 ENTRY_POINT_GROUP = "memsafe_transcribe.transcribers"
 
 PlainFunction = Callable[[AudioChunk], Answer | Awaitable[Answer]]
+_PASSING = (TranscriberUnavailableError, TranscriberQuotaError, ConnectionError, TimeoutError)
 EngineLike = str | Transcriber | PlainFunction
 
 
@@ -37,10 +42,8 @@ class Engine:
         self._transcriber = transcriber
         self._owned = owned
 
-    async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> tuple[list[Segment], str | None]:
-        """Ask the engine about one chunk: its segments on the clock of the whole, and its language.
-
-        Sync methods run in a worker thread.
+    async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
+        """Ask the engine about one chunk, once. Sync methods run in a worker thread.
 
         Raises:
             TranscriberFailedError: whatever the engine raised is its cause.
@@ -53,13 +56,14 @@ class Engine:
                 answer = ChunkResult(text=answer)
             if not isinstance(answer, ChunkResult):
                 raise TypeError(f"it returned {type(answer).__name__}, not str or ChunkResult")
-            return place(chunk, answer), answer.language
-        except Exception as error:
+            return answer
+        except (Exception, SystemExit) as error:
             raise TranscriberFailedError(
                 f"engine {self.name!r} failed on chunk {chunk.index} (from {chunk.start_seconds:g} s): "
                 f"{type(error).__name__}: {error}",
                 chunk_index=chunk.index,
                 start_seconds=chunk.start_seconds,
+                retryable=isinstance(error, _PASSING),
             ) from error
 
     async def _call(self, chunk: AudioChunk, context: ChunkContext) -> Any:

@@ -22,7 +22,7 @@ from .._audio.encoding import WavPieces
 from .._download.downloader import SafeDownloader
 from .._errors import UnsupportedMediaError
 from .._threads import run_to_its_end
-from .stream import OnProgress, Progress
+from .progress import OnProgress, Progress
 
 _PIECE_BYTES = 256 * 1024
 _TAKEN = (

@@ -15,7 +15,7 @@ from math import inf
 
 from .._audio.chunker import OVERLAP_SAMPLES
 from .placing import ChunkSpan as ChunkSpan, Piece, Times, forwards, pieces_of, segments_of, split
-from .protocol import AudioChunk, ChunkResult
+from .protocol import ChunkResult
 from .scripts import tokens_of
 from .seams import Overlap, marked, reconcile
 from .transcript import Segment
@@ -124,10 +124,3 @@ def _split_text(pieces: list[Piece], index: int, speech_seconds: float) -> tuple
         return pieces[: index + 1], pieces[index + 1 :]
     left, right = split(pieces[index], offset)
     return [*pieces[:index], left], [right, *pieces[index + 1 :]]
-
-
-def place(chunk: AudioChunk, result: ChunkResult) -> list[Segment]:
-    """Put what an engine heard in a chunk that nothing overlaps onto the clock of the whole audio."""
-    end = chunk.start_seconds + chunk.duration_seconds
-    stitcher = Stitcher()
-    return stitcher.push(ChunkSpan(chunk.start_seconds, end, chunk.start_seconds, end), result) + stitcher.finish()

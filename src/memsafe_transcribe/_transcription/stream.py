@@ -1,65 +1,81 @@
-"""SegmentStream: one job as an iterator that decodes and transcribes a chunk each time it runs dry."""
+"""SegmentStream: one job as an iterator that keeps as many chunks in work as it may, and gives them out in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from math import inf, isfinite
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import anyio
+from anyio.abc import TaskGroup
 
 from .._audio.chunker import Span
-from .._audio.chunks import ChunkReader
+from .._audio.chunks import ChunkReader, Cut
 from .._audio.decoder import SAMPLE_RATE_HZ, Decoder
-from .._audio.encoding import wav
-from .protocol import AudioChunk, ChunkContext
-from .registry import Engine
+from .._errors import TranscriberFailedError
+from .asking import Answer, Asker
+from .stitching import ChunkSpan, Stitcher
 from .transcript import Gap, Segment, Transcript
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a job is.
+class Job(Protocol):
+    """What a stream asks of the job that it belongs to."""
 
-    Attributes:
-        phase: "waiting" for a slot and memory, "downloading", or "transcribing".
-        done: bytes downloaded, or seconds of audio transcribed.
-        total: how many there will be, as far as the server or the file's header says; None if they do not.
-    """
+    concurrency: int
 
-    phase: Literal["waiting", "downloading", "transcribing"]
-    done: float = 0.0
-    total: float | None = None
+    def try_begin(self) -> bool:
+        """Take leave to work on one more chunk; False while there is none beside those that are in work."""
+
+    def end(self) -> None:
+        """Give it back."""
+
+    async def may_call(self, deadline: float) -> None:
+        """Before a chunk is begun: wait while memory is at the ceiling. Raises when there is no time left for it."""
+
+    def tell(self, done_seconds: float, held_bytes: int) -> None:
+        """Say how far the stream is, and what it holds in memory itself."""
 
 
-OnProgress = Callable[[Progress], None]
+@dataclass(eq=False, slots=True)
+class _Work:
+    """One chunk, from when it is cut until its segments are out."""
+
+    cut: Cut
+    answers: list[Answer] = field(default_factory=list)
+    error: Exception | None = None
+    done: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
 
 
 class SegmentStream:
-    """Segments in order of time, made as they are asked for: nothing is decoded ahead of the reader.
+    """Segments in order of time, made as they are asked for: nothing is decoded beyond the chunks that are in work.
 
     Attributes:
         language: what the caller said, or else the engine; None before the first chunk.
-        duration_seconds: the audio read so far; all of it once the iteration has ended.
-        gaps: what was found damaged; complete once the iteration has ended.
+        duration_seconds: the audio of the chunks that are done; of all once the iteration has ended.
+        gaps: what is missing, and why; complete once the iteration has ended.
         is_silent: whether there was nothing to send to the engine so far.
+
+    Cancellation of `anext` loses nothing: the next call goes on.
     """
 
     def __init__(
-        self, engine: Engine, decoder: Decoder, chunks: ChunkReader, context: ChunkContext, on_chunk: Callable[..., Any]
+        self, asker: Asker, decoder: Decoder, chunks: ChunkReader, job: Job, tasks: TaskGroup, language: str | None
     ) -> None:
-        self.language = context.language
+        self.language = language
         self.duration_seconds = 0.0
         self.gaps: tuple[Gap, ...] = ()
         self.is_silent = True
-        self._engine = engine
+        self._asker = asker
         self._decoder = decoder
         self._chunks = chunks
-        self._context = context
-        self._on_chunk = on_chunk
+        self._job = job
+        self._tasks = tasks
+        self._stitcher = Stitcher()
+        self._works: deque[_Work] = deque()  # in order of time
         self._ready: deque[Segment] = deque()
-        self._index = 0
-        self._closed = False
+        self._next_index = 0
+        self._is_read = self._is_over = self._is_closed = False
+        self._failure: Exception | None = None  # raised when all that was heard before it is out
         self._iterating = anyio.ResourceGuard("iterating over")
 
     def __aiter__(self) -> "SegmentStream":
@@ -68,58 +84,128 @@ class SegmentStream:
     async def __anext__(self) -> Segment:
         with self._iterating:
             while not self._ready:
-                if self._closed:
+                if self._is_closed:
                     raise RuntimeError("the block of stream() has ended; iterate inside it")
-                if not await self._next_chunk():
+                if self._is_over:
+                    self._raise_failure()
                     raise StopAsyncIteration
+                await self._advance()
         return self._ready.popleft()
 
     def close(self) -> None:
         """Called when the block ends: there is nothing behind the stream any more."""
-        self._closed = True
+        self._is_closed = True
+        self._drop_works()
 
-    async def _next_chunk(self) -> bool:
-        await self._on_chunk(self)
-        read = await self._chunks.read()
-        if read is None:
-            self.gaps = tuple(Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._decoder.gaps)
+    async def _advance(self) -> None:
+        """One chunk nearer to the end."""
+        self._job.tell(self.duration_seconds, sum(len(work.cut.wav) for work in self._works))
+        if not (self._works and self._works[0].done.is_set()):
+            try:
+                await self._begin_works()
+            except Exception as error:  # what is in work is not concerned
+                self._failure, self._is_read = error, True
+        if self._works:
+            await self._works[0].done.wait()
+            self._take(self._works.popleft())
+        else:
+            self._ready.extend(self._stitcher.finish())
+            damaged = (Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._decoder.gaps)
+            self.gaps = tuple(sorted([*self.gaps, *damaged], key=lambda gap: gap.start_seconds))
+            self._is_over = True
+
+    async def _begin_works(self) -> None:
+        """Cut chunks and have them worked on, as far as that goes now."""
+        while not self._is_read and len(self._works) < self._job.concurrency and self._job.try_begin():
+            is_begun = False
+            try:
+                is_begun = await self._begin_work()
+            finally:
+                if not is_begun:
+                    self._job.end()
+
+    async def _begin_work(self) -> bool:
+        """Cut the next chunk: whether there is something to be heard in it."""
+        deadline = anyio.current_effective_deadline()
+        if not self._works:
+            await self._job.may_call(deadline)
+        cut = await self._chunks.read()
+        if cut is None:
+            self._is_read = True
             return False
-        span, samples = read
-        if not span.is_silent:
-            await self._transcribe(_chunk(self._index, span, samples))
-        self.duration_seconds = span.core_end / SAMPLE_RATE_HZ
+        work = _Work(cut)
+        self._works.append(work)
+        if cut.span.is_silent:
+            work.done.set()
+            return False
+        self._tasks.start_soon(self._work, work, self._next_index, deadline)
+        self._next_index += 1
         return True
 
-    async def _transcribe(self, chunk: AudioChunk) -> None:
-        remaining = remaining_seconds()
-        context = replace(self._context, deadline_seconds=remaining if isfinite(remaining) else None)
-        segments, language = await self._engine.transcribe(chunk, context)
-        self.language = self.language or language
-        self.is_silent = False
-        self._ready.extend(segments)
-        self._index += 1
+    async def _work(self, work: _Work, index: int, deadline: float) -> None:
+        try:
+            with work.scope:
+                work.answers = await self._asker.ask(index, work.cut, deadline)
+        except Exception as error:
+            work.error = error
+        finally:
+            self._job.end()
+            work.done.set()
+
+    def _take(self, work: _Work) -> None:
+        """What came of the chunk that is next in time."""
+        span = work.cut.span
+        self.is_silent &= span.is_silent
+        if span.is_silent:
+            self._ready.extend(self._stitcher.skip())
+        for answer in work.answers:
+            if isinstance(answer.result, TranscriberFailedError):
+                self._miss(answer.span, answer.result)
+            else:
+                self._ready.extend(self._stitcher.push(_chunk_span(answer.span), answer.result))
+                self.language = self.language or answer.result.language
+        if work.error is not None:
+            self._fail(work.error)
+        else:
+            self.duration_seconds = span.core_end / SAMPLE_RATE_HZ
+
+    def _miss(self, span: Span, failure: TranscriberFailedError) -> None:
+        """The engine failed on this chunk, or on this part of it."""
+        self._ready.extend(self._stitcher.skip())
+        ends_the_job = self._asker.ends_the_job(failure)
+        if ends_the_job and self._asker.raises:
+            self._fail(failure)
+            return
+        start, end = span.core_start / SAMPLE_RATE_HZ, span.core_end / SAMPLE_RATE_HZ
+        if ends_the_job:
+            self._is_read = True
+            self._drop_works()
+            end = max(end, self._decoder.info.duration_seconds or 0.0)  # nobody looked farther than the header
+        self.gaps = (*self.gaps, Gap(start, end, str(failure)))
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = error
+        self._is_read = True
+        self._drop_works()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _drop_works(self) -> None:
+        for work in self._works:
+            work.scope.cancel()
+        self._works.clear()
 
 
-def _chunk(index: int, span: Span, samples: bytes) -> AudioChunk:
-    """The core alone: where it was cut through sound, the words there are not reconciled with the neighbour's yet."""
-    begin, end = max(span.start, span.core_start), min(span.end, span.core_end)
-    heard = samples[(begin - span.start) * 2 : (end - span.start) * 2]
-    return AudioChunk(
-        index=index,
-        start_seconds=begin / SAMPLE_RATE_HZ,
-        duration_seconds=(end - begin) / SAMPLE_RATE_HZ,
-        sample_rate_hz=SAMPLE_RATE_HZ,
-        format="wav",
-        data=wav(heard, SAMPLE_RATE_HZ),
+def _chunk_span(span: Span) -> ChunkSpan:
+    core_start, core_end, start, end = (
+        sample / SAMPLE_RATE_HZ for sample in (span.core_start, span.core_end, span.start, span.end)
     )
+    return ChunkSpan(core_start, core_end, start, end)
 
 
 def whole(stream: SegmentStream, segments: Iterable[Segment]) -> Transcript:
     """All of it, once the iteration has ended and given these segments."""
     return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
-
-
-def remaining_seconds() -> float:
-    """Until the nearest deadline around this task; infinite without one."""
-    deadline = anyio.current_effective_deadline()
-    return inf if deadline == inf else deadline - anyio.current_time()

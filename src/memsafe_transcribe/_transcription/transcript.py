@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .scripts import join_text
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -85,7 +87,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """Everything that was said, in one line."""
-        return " ".join(segment.text for segment in self.segments)
+        return join_text(segment.text for segment in self.segments)
 
     @property
     def words(self) -> tuple[Word, ...]:

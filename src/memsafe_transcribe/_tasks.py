@@ -1,0 +1,26 @@
+"""Tasks beside a block: what the block raises comes out as it is, not in a group."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+from anyio.abc import TaskGroup
+
+
+@asynccontextmanager
+async def background() -> AsyncIterator[TaskGroup]:
+    """`async with` this: a task group that is cancelled when the block ends, however it ends.
+
+    Cancellation: its tasks have ended when this has. The wait for them is not cut short: it would hide what was raised.
+    """
+    raised: BaseException | None = None
+    with anyio.CancelScope() as scope:
+        async with anyio.create_task_group() as tasks:
+            try:
+                yield tasks
+            except BaseException as error:  # raised again below, when nothing is left that could put it in a group
+                raised = error
+            scope.shield = True
+            tasks.cancel_scope.cancel()
+    if raised is not None:
+        raise raised

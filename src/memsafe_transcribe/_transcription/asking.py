@@ -1,0 +1,149 @@
+"""One chunk, until its engine has answered: asked again, cut in two, or given up, by what the engine raises."""
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from itertools import count
+from math import inf
+from typing import Literal
+
+import anyio
+
+from .._audio.chunker import Span
+from .._audio.chunks import Cut
+from .._audio.decoder import SAMPLE_RATE_HZ
+from .._errors import ChunkTooLargeError, TranscriberFailedError, TranscriberQuotaError, TranscriberUnavailableError
+from .protocol import AudioChunk, ChunkContext, ChunkResult
+from .registry import Engine
+
+_LOG = logging.getLogger("memsafe_transcribe")
+_MAX_ATTEMPTS = 5
+_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 1.0, 30.0
+_LONGEST_PAUSE_SECONDS = 300.0  # that an engine may ask for, while the job keeps its slot
+_SHORTEST_SECONDS = 2.0  # what is shorter than two of it is not cut in two
+
+
+OnError = Literal["raise", "mark", "stop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one span: all that the engine heard, or why there is nothing."""
+
+    span: Span
+    result: ChunkResult | TranscriberFailedError
+
+
+class Asker:
+    """Asks one engine for all chunks of one job.
+
+    Args:
+        engine: which.
+        context: what the caller said.
+        on_error: what a failed chunk is to the job.
+        may_call: awaited before each call with its deadline; raises if no call may be made until then.
+    """
+
+    def __init__(
+        self, engine: Engine, context: ChunkContext, on_error: OnError, may_call: Callable[[float], Awaitable[None]]
+    ) -> None:
+        self._engine = engine
+        self._context = context
+        self._on_error = on_error
+        self._may_call = may_call
+
+    @property
+    def raises(self) -> bool:
+        """Whether a failure that ends the job is its error."""
+        return self._on_error == "raise"
+
+    def ends_the_job(self, failure: TranscriberFailedError) -> bool:
+        """Whether no further chunk is to be asked for. One that is refused for a quota stands for all that follow."""
+        return self._on_error != "mark" or isinstance(failure.__cause__, TranscriberQuotaError)
+
+    async def ask(self, index: int, cut: Cut, deadline: float) -> list[Answer]:
+        """The answer to one chunk, or to each of its parts if it proved too large, in order of time.
+
+        Args:
+            index: the chunk's number.
+            cut: what is to be heard.
+            deadline: until when, on anyio's clock; may be infinite.
+
+        Raises:
+            MemoryPressureError: as `may_call` says.
+        """
+        try:
+            return [Answer(cut.span, await self._result(_audio_chunk(index, cut), deadline))]
+        except TranscriberFailedError as failure:
+            is_too_large = isinstance(failure.__cause__, ChunkTooLargeError | MemoryError)
+            if not is_too_large or cut.span.end - cut.span.start < 2 * _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
+                return [Answer(cut.span, failure)]
+        _LOG.info("chunk %d is too large for engine %r, and is cut in two", index, self._engine.name)
+        answers: list[Answer] = []
+        for half in cut.halves():
+            answers += await self.ask(index, half, deadline)
+            last = answers[-1].result
+            if isinstance(last, TranscriberFailedError) and self.ends_the_job(last):
+                break
+        return answers
+
+    async def _result(self, chunk: AudioChunk, deadline: float) -> ChunkResult:
+        for attempt in count(1):
+            await self._may_call(deadline)
+            deadline_seconds = deadline - anyio.current_time() if deadline < inf else None
+            try:
+                return await self._engine.transcribe(
+                    chunk, replace(self._context, deadline_seconds=deadline_seconds, attempt=attempt)
+                )
+            except TranscriberFailedError as failure:
+                pause_seconds = _pause_seconds(failure, attempt, deadline - anyio.current_time())
+                _LOG.info("chunk %d is asked for again in %.1f s: %s", chunk.index, pause_seconds, failure)
+            await anyio.sleep(pause_seconds)
+        raise AssertionError("count() has no end")
+
+
+def _pause_seconds(failure: TranscriberFailedError, attempt: int, left_seconds: float) -> float:
+    """How long to wait after this failure: as the engine asks, else random up to a bound that doubles (full jitter).
+
+    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+
+    Raises:
+        TranscriberFailedError: this one, if there is to be no further attempt.
+    """
+    cause = failure.__cause__
+    if not failure.retryable or isinstance(cause, TranscriberQuotaError):
+        raise failure
+    left_seconds = min(left_seconds, _LONGEST_PAUSE_SECONDS)
+    asked_seconds = cause.retry_after_seconds if isinstance(cause, TranscriberUnavailableError) else None
+    bound_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** (attempt - 1))
+    if asked_seconds is not None and asked_seconds > left_seconds:
+        raise _failed(failure, f"it asks for {asked_seconds:.0f} s; {max(0, left_seconds):.0f} s can be waited")
+    if attempt >= _MAX_ATTEMPTS:
+        raise _failed(failure, f"after {attempt} attempts")
+    pause_seconds = random.uniform(0, bound_seconds)  # noqa: S311 - it spreads load, and hides nothing
+    pause_seconds = pause_seconds if asked_seconds is None else asked_seconds
+    if pause_seconds > left_seconds:
+        raise _failed(failure, f"at attempt {attempt}, with {max(0, left_seconds):.1f} s left")
+    return pause_seconds
+
+
+def _failed(failure: TranscriberFailedError, why: str) -> TranscriberFailedError:
+    """The same, with the reason why it is not asked again."""
+    error = TranscriberFailedError(
+        f"{failure} ({why})", chunk_index=failure.chunk_index, start_seconds=failure.start_seconds, retryable=True
+    )
+    error.__cause__ = failure.__cause__
+    return error
+
+
+def _audio_chunk(index: int, cut: Cut) -> AudioChunk:
+    span = cut.span
+    return AudioChunk(
+        index=index,
+        start_seconds=span.start / SAMPLE_RATE_HZ,
+        duration_seconds=(span.end - span.start) / SAMPLE_RATE_HZ,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        format="wav",
+        data=cut.wav,
+    )

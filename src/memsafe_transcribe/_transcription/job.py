@@ -1,0 +1,91 @@
+"""What one running job holds of its container: its slot, further slots, and memory that is told to the admission."""
+
+from collections.abc import Callable
+
+import anyio
+
+from .._admission.controller import AdmissionController
+from .._admission.reservation import Reservation
+from .._audio.decoder import Decoder
+from .._errors import AdmissionError, MemoryPressureError
+from .._memory.guard import POLL_SECONDS
+from .._memory.reading import resident_bytes
+from .planning import Sizes
+from .progress import OnProgress, Progress
+
+_CEILING_WAIT_SECONDS = 60.0
+
+
+class RunningJob:
+    """One job that was let in.
+
+    Args:
+        admission: that let it in.
+        reservation: what it holds, with its own slot.
+        decoder: its decoding process.
+        sizes: of its chunks.
+        report: told how far it is.
+        on_answer: called when the engine has answered something.
+    """
+
+    def __init__(
+        self,
+        admission: AdmissionController,
+        reservation: Reservation,
+        decoder: Decoder,
+        sizes: Sizes,
+        report: OnProgress,
+        on_answer: Callable[[], object],
+    ) -> None:
+        self.concurrency = sizes.concurrency
+        self._admission = admission
+        self._reservation = reservation
+        self._decoder = decoder
+        self._chunk_bytes = sizes.chunk_bytes
+        self._report = report
+        self._on_answer = on_answer
+        self._running = 0
+        self._extra_slots: list[Reservation] = []
+
+    def try_begin(self) -> bool:
+        """Take leave to work on one more chunk: the first has the job's own slot, others need one more each."""
+        if self._running > len(self._extra_slots):
+            try:
+                self._admission.guard.check(self._chunk_bytes, admitted=True)
+                self._extra_slots.append(self._admission.reserve_nowait(0))
+            except (AdmissionError, MemoryPressureError):
+                return False
+        self._running += 1
+        return True
+
+    def end(self) -> None:
+        """Give it back, with the slot if that was one more."""
+        self._running -= 1
+        while len(self._extra_slots) > max(0, self._running - 1):
+            self._extra_slots.pop().release()
+
+    def close(self) -> None:
+        """Give back the slots of chunks that were never begun, their task having been cancelled before."""
+        while self._extra_slots:
+            self._extra_slots.pop().release()
+
+    async def may_call(self, deadline: float) -> None:
+        """Wait while memory is at the ceiling, until shortly before the deadline.
+
+        Raises:
+            MemoryPressureError: it still was.
+        """
+        guard = self._admission.guard
+        try:
+            guard.check(self._chunk_bytes, admitted=True)
+        except MemoryPressureError:
+            guard.cleanup()
+            patience = min(_CEILING_WAIT_SECONDS, deadline - anyio.current_time() - POLL_SECONDS)
+            await guard.wait_until_ok(self._chunk_bytes, admitted=True, timeout_seconds=patience)
+
+    def tell(self, done_seconds: float, held_bytes: int) -> None:
+        """Say how far the job is, and what of its promise is resident by now."""
+        self._report(Progress("transcribing", done_seconds, self._decoder.info.duration_seconds))
+        self._reservation.mark_used(resident_bytes(self._decoder.pid) + held_bytes)
+        if done_seconds:
+            self._on_answer()

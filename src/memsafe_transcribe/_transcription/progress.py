@@ -1,0 +1,23 @@
+"""How far a job is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a job is.
+
+    Attributes:
+        phase: "waiting" for a slot and memory, "downloading", or "transcribing".
+        done: bytes downloaded, or seconds of audio transcribed.
+        total: how many there will be, as far as the server or the file's header says; None if they do not.
+    """
+
+    phase: Literal["waiting", "downloading", "transcribing"]
+    done: float = 0.0
+    total: float | None = None
+
+
+OnProgress = Callable[[Progress], None]
