@@ -21,7 +21,7 @@ _LOG = logging.getLogger("memsafe_transcribe")
 _MAX_ATTEMPTS = 5
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 1.0, 30.0
 _LONGEST_PAUSE_SECONDS = 300.0  # that an engine may ask for, while the job keeps its slot
-_SHORTEST_SECONDS = 2.0  # what is shorter than two of it is not cut in two
+_SHORTEST_SECONDS = 1.0  # what is shorter than two of it is not cut in two
 
 
 OnError = Literal["raise", "mark", "stop"]

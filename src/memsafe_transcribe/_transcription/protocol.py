@@ -1,6 +1,6 @@
 """What an engine is: one small protocol, and the frozen objects that go in and out."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -120,20 +120,21 @@ class ChunkResult:
     language: str | None = None
 
     def __post_init__(self) -> None:
-        words = [*self.words, *(word for segment in self.segments for word in segment.words)]
-        for kind, items in ((Word, words), (Segment, self.segments)):
-            for item in items:
-                if not isinstance(item, kind):
-                    raise TypeError(f"a {kind.__name__} is wanted, got {item!r}")
-                _check_types(item)
+        _check_types(Word, self.words)
+        _check_types(Segment, self.segments)
+        for segment in self.segments:
+            _check_types(Word, segment.words)
         if not isinstance(self.text, str) or not isinstance(self.language, str | None):
             raise TypeError(f"text and language are strings, got {self.text!r} and {self.language!r}")
 
 
-def _check_types(item: Word | Segment) -> None:
-    times = item.start_seconds, item.end_seconds
-    if not isinstance(item.text, str) or not all(isinstance(time, int | float) for time in times):
-        raise TypeError(f"text is a string and times are numbers, got {item!r}")
+def _check_types(kind: type[Word | Segment], items: Iterable[Word | Segment]) -> None:
+    for item in items:
+        if not isinstance(item, kind):
+            raise TypeError(f"a {kind.__name__} is wanted, got {item!r}")
+        times = item.start_seconds, item.end_seconds
+        if not isinstance(item.text, str) or not all(isinstance(time, int | float) for time in times):
+            raise TypeError(f"text is a string and times are numbers, got {item!r}")
 
 
 Answer = ChunkResult | str
