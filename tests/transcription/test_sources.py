@@ -642,7 +642,7 @@ def test_the_library_does_not_load_pydub(run: Run, spool_dir: Path) -> None:
 
 def chunk_of(samples: bytes, **changes: Any) -> mt.AudioChunk:
     settings: dict[str, Any] = {"index": 0, "start_seconds": 0.0, "duration_seconds": len(samples) / 32_000}
-    settings |= {"sample_rate_hz": 16_000, "format": "wav", "data": wav(samples, 16_000), **changes}
+    settings |= {"sample_rate_hz": 16_000, "format": "wav", "data": wav([samples], 16_000), **changes}
     return mt.AudioChunk(**settings)
 
 
