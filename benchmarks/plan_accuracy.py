@@ -27,7 +27,7 @@ from tests.plugin.speech_clock import SpeechClock
 
 async def main():
     engine = SpeechClock()
-    engine.capabilities = mt.Capabilities(max_chunk_seconds=300, timestamps="word", concurrency=int(sys.argv[2]))
+    engine.capabilities = mt.Capabilities(max_chunk_seconds=300, timestamps="word", concurrency=int(sys.argv[2]), chunk_copies=0)
     transcriber = mt.ChunkedTranscriber(engine, chunk_seconds=float(sys.argv[3]))
     print("idle", flush=True)
     await anyio.to_thread.run_sync(sys.stdin.readline)
@@ -61,8 +61,11 @@ def added_bytes(audio: Path, concurrency: int = 1, chunk_seconds: float = 60.0) 
 
 
 def _resident_bytes(host: psutil.Process) -> int:
+    """A child that was just forked shares its parent's memory until it has become another program: not counted twice."""
     try:
-        return sum(_own_bytes(each.pid) for each in (host, *host.children(recursive=True)))
+        command = host.cmdline()
+        children = [child for child in host.children(recursive=True) if child.cmdline() != command]
+        return sum(_own_bytes(each.pid) for each in (host, *children))
     except psutil.Error:
         return 0
 

@@ -61,6 +61,11 @@ class WavPieces:
     channels: int
     sample_bytes: int
 
+    @property
+    def duration_seconds(self) -> float:
+        """Their length."""
+        return len(self.samples) / (self.sample_rate_hz * self.channels * self.sample_bytes)
+
     def __iter__(self) -> Iterator[bytes]:
         size_bytes = len(self.samples)
         yield wav_header(size_bytes, self.sample_rate_hz, channels=self.channels, sample_bytes=self.sample_bytes)
