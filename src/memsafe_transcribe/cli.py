@@ -11,9 +11,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -27,9 +26,8 @@ from ._download.policy import UrlPolicy
 from ._errors import MemsafeError, TranscriberError
 from ._memory.guard import MemoryGuard, default_guard
 from ._transcription.chunked import ChunkedTranscriber
+from ._transcription.formats import format_segments
 from ._transcription.sources import Source
-from ._transcription.stream import SegmentStream, whole
-from ._transcription.transcript import VTT_HEADER, srt_cue, text_line, vtt_cue
 from ._units import format_duration, format_size, parse_size
 from ._version import __version__
 
@@ -157,7 +155,7 @@ async def _transcribe_one(
 ) -> None:
     with ProgressDisplay(source) as display:
         async with transcriber.stream(_source(source), language=options.language, on_progress=display) as stream:
-            async for piece in _FORMATS[options.format](stream):
+            async for piece in format_segments(stream, options.format):
                 output.write(piece)
                 output.flush()
     if stream.gaps:
@@ -171,37 +169,6 @@ def _source(text: str) -> Source:
     if urlsplit(text).scheme.lower() not in ("http", "https"):
         raise ValueError(f"{text}: only http and https URLs, and files, can be transcribed")
     return text
-
-
-async def _txt(stream: SegmentStream) -> AsyncIterator[str]:
-    async for segment in stream:
-        yield text_line(segment)
-
-
-async def _srt(stream: SegmentStream) -> AsyncIterator[str]:
-    numbers = count(1)
-    async for segment in stream:
-        yield srt_cue(next(numbers), segment)
-
-
-async def _vtt(stream: SegmentStream) -> AsyncIterator[str]:
-    yield VTT_HEADER
-    async for segment in stream:
-        yield vtt_cue(segment)
-
-
-async def _json(stream: SegmentStream) -> AsyncIterator[str]:
-    """One document, with the whole text before the segments: the only format that is held until the end."""
-    segments = [segment async for segment in stream]
-    yield whole(stream, segments).to_json()
-
-
-_FORMATS: dict[str, Callable[[SegmentStream], AsyncIterator[str]]] = {
-    "txt": _txt,
-    "srt": _srt,
-    "vtt": _vtt,
-    "json": _json,
-}
 
 
 def _targets(options: argparse.Namespace) -> list[Path | None]:
