@@ -46,7 +46,7 @@ def test_text_goes_to_standard_output_and_nothing_else_does(env: dict[str, str],
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("srt", "1\n00:00:00,000 --> "), ("vtt", "WEBVTT\n\n00:00:00.000 --> "), ("json", '{\n  "text"')],
+    [("srt", "1\n00:00:00,000 --> "), ("vtt", "WEBVTT\n\n00:00:00.000 --> "), ("json", '{\n  "task"')],
 )
 def test_every_format_can_be_had(env: dict[str, str], tmp_path: Path, name: str, start: str) -> None:
     """The shape is that of the transcript's own methods."""
@@ -55,6 +55,23 @@ def test_every_format_can_be_had(env: dict[str, str], tmp_path: Path, name: str,
     assert done.returncode == 0
     assert done.stdout.startswith(start)
     assert done.stdout.count("word19") == (2 if name == "json" else 1) + (name == "json")
+
+
+def test_a_plan_says_what_a_job_would_take(env: dict[str, str], tmp_path: Path) -> None:
+    """Peak, chunks, length and why; under the limit that is given, which may be too small for it."""
+    audio = write_wav(tmp_path / "tone.wav", tone_samples(80.0))
+    done = command(env, "plan", "--engine", "speech-clock", audio, "--limit", "512MiB")
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert list(figures) == ["peak", "chunks", "duration", "why"]
+    assert re.fullmatch(r"2\d\.\d MiB, at most 4\d\.\d MiB", figures["peak"])
+    assert (figures["chunks"], figures["duration"]) == ("60 s, 1 at once", "1:20")
+    assert "pcm_s16le in wav" in figures["why"]
+    small = command(env, "plan", "--engine", "pocketsphinx", audio, "--limit", "128MiB")
+    assert small.returncode == 1
+    assert "does not fit: the largest job under this limit (128.0 MiB) may take 115.2 MiB" in small.stderr
+    wrong = command(env, "plan", audio, "--limit", "many")
+    assert (wrong.returncode, "'many' is not a size" in wrong.stderr) == (2, True)
 
 
 def test_output_goes_to_a_file_or_a_folder(env: dict[str, str], tmp_path: Path) -> None:

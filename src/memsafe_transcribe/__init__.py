@@ -56,6 +56,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._memory.judging import MemorySnapshot as MemorySnapshot
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
     from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
+    from ._transcription.formats import format_segments as format_segments
     from ._transcription.planning import Plan as Plan
     from ._transcription.progress import Progress as Progress
     from ._transcription.protocol import (
@@ -89,6 +90,7 @@ _WHERE = {
     "_memory.judging": "MemorySnapshot",
     "_memory.pressure": "MemoryLevel MemoryRoom",
     "_transcription.chunked": "ChunkedTranscriber",
+    "_transcription.formats": "format_segments",
     "_transcription.planning": "Plan",
     "_transcription.progress": "Progress",
     "_transcription.stream": "SegmentStream",

@@ -60,7 +60,7 @@ async def _decoder() -> bool:
     """Decode a second of silence for real."""
     started = time.monotonic()
     with tempfile.TemporaryFile() as file:
-        file.write(wav(bytes(SAMPLE_RATE_HZ * 2), SAMPLE_RATE_HZ))
+        file.write(wav([bytes(SAMPLE_RATE_HZ * 2)], SAMPLE_RATE_HZ))
         file.flush()
         try:
             fd = file.fileno()

@@ -11,23 +11,24 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import urlsplit
 
 import anyio
 
+from ._admission.controller import AdmissionController
 from ._console import ProgressDisplay
 from ._download.downloader import SafeDownloader
 from ._download.policy import UrlPolicy
 from ._errors import MemsafeError, TranscriberError
+from ._memory.guard import MemoryGuard, default_guard
 from ._transcription.chunked import ChunkedTranscriber
+from ._transcription.formats import format_segments
 from ._transcription.sources import Source
-from ._transcription.stream import SegmentStream, whole
-from ._transcription.transcript import VTT_HEADER, srt_cue, text_line, vtt_cue
+from ._units import format_duration, format_size, parse_size
 from ._version import __version__
 
 _DEFAULT_ENGINE = "pocketsphinx"
@@ -74,6 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
     transcribe.set_defaults(run=lambda options: _run(_transcribe, options))
 
+    plan = commands.add_parser("plan", help="say what a transcription would take, before anything is decoded")
+    plan.add_argument("source", metavar="SOURCE", help="an http(s) URL, or a file")
+    plan.add_argument("--engine", metavar="NAME", default=_DEFAULT_ENGINE, help="default: %(default)s")
+    plan.add_argument("--limit", metavar="SIZE", type=_size, help='such as "512MiB"; default: the container\'s')
+    plan.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
+    plan.set_defaults(run=lambda options: _run(_plan, options))
+
     demo = commands.add_parser("demo", help="download, decode and transcribe some speech on this machine")
     demo.set_defaults(run=_run_demo)
     doctor = commands.add_parser("doctor", help="what was found: memory limit, spool, decoder, engines")
@@ -91,6 +99,36 @@ def _run_doctor(_: argparse.Namespace) -> int:
     from ._doctor import run
 
     return _run(run)
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+async def _plan(options: argparse.Namespace) -> int:
+    guard = MemoryGuard(limit_bytes=options.limit) if options.limit else default_guard()
+    admission = AdmissionController(guard=guard)
+    downloader = SafeDownloader(policy=UrlPolicy(allow_private=options.allow_private), admission=admission)
+    transcriber = ChunkedTranscriber(
+        options.engine, admission=admission, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS
+    )
+    plan = await transcriber.plan(_source(options.source))
+    least, most = map(format_size, plan.bounds)
+    print(f"peak      {format_size(plan.peak_bytes)}" + (f", at most {most}" if most != least else ""))
+    print(f"chunks    {plan.chunk_seconds:g} s, {plan.concurrency} at once")
+    print(f"duration  {'unknown' if plan.duration_seconds is None else format_duration(plan.duration_seconds)}")
+    print(f"why       {plan.why}")
+    room = guard.room()
+    if plan.peak_bytes > room.largest_need_bytes:
+        _say(
+            f"{options.source} does not fit: the largest job under this limit "
+            f"({format_size(room.largest_need_limit.limit_bytes)}) may take {format_size(room.largest_need_bytes)}"
+        )
+        return 1
+    return 0
 
 
 async def _transcribe(options: argparse.Namespace) -> int:
@@ -117,7 +155,7 @@ async def _transcribe_one(
 ) -> None:
     with ProgressDisplay(source) as display:
         async with transcriber.stream(_source(source), language=options.language, on_progress=display) as stream:
-            async for piece in _FORMATS[options.format](stream):
+            async for piece in format_segments(stream, options.format):
                 output.write(piece)
                 output.flush()
     if stream.gaps:
@@ -131,37 +169,6 @@ def _source(text: str) -> Source:
     if urlsplit(text).scheme.lower() not in ("http", "https"):
         raise ValueError(f"{text}: only http and https URLs, and files, can be transcribed")
     return text
-
-
-async def _txt(stream: SegmentStream) -> AsyncIterator[str]:
-    async for segment in stream:
-        yield text_line(segment)
-
-
-async def _srt(stream: SegmentStream) -> AsyncIterator[str]:
-    numbers = count(1)
-    async for segment in stream:
-        yield srt_cue(next(numbers), segment)
-
-
-async def _vtt(stream: SegmentStream) -> AsyncIterator[str]:
-    yield VTT_HEADER
-    async for segment in stream:
-        yield vtt_cue(segment)
-
-
-async def _json(stream: SegmentStream) -> AsyncIterator[str]:
-    """One document, with the whole text before the segments: the only format that is held until the end."""
-    segments = [segment async for segment in stream]
-    yield whole(stream, segments).to_json()
-
-
-_FORMATS: dict[str, Callable[[SegmentStream], AsyncIterator[str]]] = {
-    "txt": _txt,
-    "srt": _srt,
-    "vtt": _vtt,
-    "json": _json,
-}
 
 
 def _targets(options: argparse.Namespace) -> list[Path | None]:

@@ -14,11 +14,9 @@ import sys
 import tempfile
 import threading
 import tracemalloc
-import warnings
 import wave
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, contextmanager, suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +31,8 @@ from memsafe_transcribe._transcription.sources import Media
 from ..admission.room import NOTHING, holds, told
 from ..conftest import Run
 from ..support.downloads import open_in
+from ..support.segments import pydub
 from ..support.server import Server
-
-with warnings.catch_warnings():  # of audioop, and of a missing ffmpeg command
-    warnings.simplefilter("ignore")
-    pydub: Any = import_module("pydub")
 
 DATA = random.Random(3).randbytes(700_000)  # of three pieces
 _WAIT_SECONDS = 10.0
@@ -642,7 +637,7 @@ def test_the_library_does_not_load_pydub(run: Run, spool_dir: Path) -> None:
 
 def chunk_of(samples: bytes, **changes: Any) -> mt.AudioChunk:
     settings: dict[str, Any] = {"index": 0, "start_seconds": 0.0, "duration_seconds": len(samples) / 32_000}
-    settings |= {"sample_rate_hz": 16_000, "format": "wav", "data": wav(samples, 16_000), **changes}
+    settings |= {"sample_rate_hz": 16_000, "format": "wav", "data": wav([samples], 16_000), **changes}
     return mt.AudioChunk(**settings)
 
 

@@ -41,7 +41,8 @@ def test_json_has_the_shape_of_verbose_json_and_says_what_is_missing() -> None:
     assert document == TRANSCRIPT.to_dict()
     assert document["text"] == TRANSCRIPT.text
     assert document["words"][1] == {"word": "<world>", "start": 0.7, "end": 1.5, "trusted": True}
-    assert document["segments"][1] == {"id": 1, "start": 3661.043, "end": 3663.0, "text": "& again", "trusted": False}
+    known = {"id": 1, "start": 3661.043, "end": 3663.0, "text": "& again", "trusted": False, "unsure_seam": False}
+    assert known.items() <= document["segments"][1].items()
     assert document["status"] == "partial"
     assert document["gaps"] == [{"start": 10.0, "end": 10.0, "reason": "damaged data"}]
 

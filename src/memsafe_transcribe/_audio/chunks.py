@@ -35,7 +35,7 @@ class Cut:
         """
         for span in halves(self.span, self.levels):
             begin, end = span.start - self.span.start, span.end - self.span.start
-            samples = memoryview(self.wav)[WAV_HEADER_BYTES:][begin * _SAMPLE_BYTES : end * _SAMPLE_BYTES]
+            samples = [memoryview(self.wav)[WAV_HEADER_BYTES:][begin * _SAMPLE_BYTES : end * _SAMPLE_BYTES]]
             levels = self.levels[begin // FRAME_SAMPLES : -(-end // FRAME_SAMPLES)]
             yield Cut(span, wav(samples, SAMPLE_RATE_HZ), levels)
 
@@ -50,16 +50,18 @@ class Blocks(Protocol):
 class ChunkReader:
     """Spans, in order, each with its samples.
 
-    Memory: the samples that a span still to come may need: those of the chunker's window, and one block.
+    Memory: the samples that a span still to come may need: those of the chunker's window, and two blocks. They stay in
+    the blocks that they came in; one that grew would be copied as it grows.
     """
 
     def __init__(self, decoder: Blocks, chunker: Chunker) -> None:
         self._decoder = decoder
         self._chunker = chunker
         self._spans: deque[Span] = deque()
-        self._samples = bytearray()
+        self._samples: deque[bytes] = deque()
+        self._begin = self._end = 0  # the samples that they reach from and to
         self._levels = array("f")
-        self._first = 0  # the sample that `_samples` begins with; `_levels` with the frame that it lies in
+        self._first_frame = 0  # whose level is the first of them
         self._ended = False
 
     async def read(self) -> Cut | None:
@@ -74,9 +76,10 @@ class ChunkReader:
             block = await self._decoder.read()
             if block is None:
                 self._ended = True
-                self._spans.extend(self._chunker.finish(self._first + len(self._samples) // _SAMPLE_BYTES))
+                self._spans.extend(self._chunker.finish(self._end))
             else:
-                self._samples += block.samples
+                self._samples.append(block.samples)
+                self._end += len(block.samples) // _SAMPLE_BYTES
                 self._levels += block.levels
                 self._spans.extend(self._chunker.push(block.levels))
             if not self._spans:
@@ -87,16 +90,21 @@ class ChunkReader:
         return cut
 
     def _cut(self, span: Span) -> Cut:
-        begin, end = ((sample - self._first) * _SAMPLE_BYTES for sample in (span.start, span.end))
-        first = self._first // FRAME_SAMPLES
-        levels = self._levels[span.start // FRAME_SAMPLES - first : -(-span.end // FRAME_SAMPLES) - first]
-        with memoryview(self._samples) as samples, samples[begin:end] as heard:
-            return Cut(span, wav(heard, SAMPLE_RATE_HZ), levels)
+        first, last = span.start // FRAME_SAMPLES, -(-span.end // FRAME_SAMPLES)
+        levels = self._levels[first - self._first_frame : last - self._first_frame]
+        return Cut(span, wav(self._between(span.start, span.end), SAMPLE_RATE_HZ), levels)
+
+    def _between(self, start: int, end: int) -> Iterator[memoryview]:
+        at = self._begin
+        for block in self._samples:
+            samples = memoryview(block).cast("h")
+            yield samples[max(0, start - at) : max(0, end - at)].cast("B")
+            at += len(samples)
 
     def _forget(self, before: int) -> None:
         """Levels may run ahead of the samples by a few: no more is forgotten than there is."""
-        samples = min(before - self._first, len(self._samples) // _SAMPLE_BYTES)
-        if samples > 0:
-            del self._samples[: samples * _SAMPLE_BYTES]
-            self._first, first = self._first + samples, self._first // FRAME_SAMPLES
-            del self._levels[: self._first // FRAME_SAMPLES - first]
+        while self._samples and self._begin + len(self._samples[0]) // _SAMPLE_BYTES <= before:
+            self._begin += len(self._samples.popleft()) // _SAMPLE_BYTES
+        frames = min(before // FRAME_SAMPLES - self._first_frame, len(self._levels))
+        del self._levels[:frames]
+        self._first_frame += frames

@@ -20,10 +20,11 @@ from .isobmff import index_bytes
 SAMPLE_RATE_HZ = 16_000
 BYTES_PER_SECOND = SAMPLE_RATE_HZ * 2
 
-# Measured with PyAV 18.1: an idle decoding process has 12 MiB of RssAnon. What it may allocate on top is enforced by
-# RLIMIT_DATA: 24 MiB were enough for any stream, and the index of an MP4 takes up to 13 times its size in the file
-# (53 bytes per AAC frame, of which the file spends at least 4).
-_IDLE_BYTES = 12 * MiB
+# Measured with PyAV 18.1: an idle decoding process has 13 MiB of RssAnon, and with a common stream at most 16. What it
+# may allocate beyond the idle ones is set by RLIMIT_DATA: 24 MiB were enough for any stream, and the index of an
+# MP4 takes up to 13 times its size in the file (53 bytes per AAC frame, of which the file spends at least 4).
+_IDLE_BYTES = 13 * MiB
+_COMMON_STREAM_BYTES = 3 * MiB
 _STREAM_BYTES = 24 * MiB
 _INDEX_FACTOR = 14
 
@@ -81,6 +82,16 @@ def data_limit_bytes(fd: int | None) -> int:
 def peak_bytes(data_limit_bytes: int) -> int:
     """The most that a decoding process under this limit can add to this container's memory."""
     return _IDLE_BYTES + data_limit_bytes
+
+
+def common_bytes(data_limit_bytes: int) -> int:
+    """What it adds unless the stream is a strange one: the index is charged whole, the stream as what it takes."""
+    return peak_bytes(data_limit_bytes) - _STREAM_BYTES + _COMMON_STREAM_BYTES
+
+
+def largest_limit_bytes(file_bytes: int) -> int:
+    """What `data_limit_bytes` can turn out to be for a file of this size that is not there yet."""
+    return _STREAM_BYTES + _INDEX_FACTOR * file_bytes
 
 
 def cpu_limit_seconds(max_audio_seconds: float) -> int:

@@ -1,7 +1,7 @@
 """Pure: samples in memory -> a WAV file, in memory or piece by piece."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 WAV_HEADER_BYTES = 44
@@ -11,16 +11,18 @@ _UNKNOWN_BYTES = 0xFFFF_FFFF  # as a size: until the stream ends
 _OTHER_SIGN = bytes(value ^ 0x80 for value in range(256))
 
 
-def wav(samples: bytes | memoryview, sample_rate_hz: int) -> bytes:
+def wav(samples: Iterable[bytes | memoryview], sample_rate_hz: int) -> bytes:
     """A RIFF/WAVE file of mono signed 16-bit samples.
 
     Args:
-        samples: little-endian, an even number of bytes, less than 4 GiB.
+        samples: little-endian, in pieces of an even number of bytes, less than 4 GiB in all.
         sample_rate_hz: their rate.
 
     Memory: the result, 44 bytes longer than `samples`.
     """
-    return b"".join((wav_header(len(samples), sample_rate_hz, channels=1, sample_bytes=2), samples))
+    pieces = list(samples)
+    size_bytes = sum(map(len, pieces))
+    return b"".join((wav_header(size_bytes, sample_rate_hz, channels=1, sample_bytes=2), *pieces))
 
 
 def wav_header(size_bytes: int, sample_rate_hz: int, *, channels: int, sample_bytes: int) -> bytes:
@@ -58,6 +60,11 @@ class WavPieces:
     sample_rate_hz: int
     channels: int
     sample_bytes: int
+
+    @property
+    def duration_seconds(self) -> float:
+        """Their length."""
+        return len(self.samples) / (self.sample_rate_hz * self.channels * self.sample_bytes)
 
     def __iter__(self) -> Iterator[bytes]:
         size_bytes = len(self.samples)

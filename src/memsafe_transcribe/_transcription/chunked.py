@@ -1,7 +1,7 @@
 """ChunkedTranscriber: any audio, cut into chunks, one transcript, in flat memory."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from math import inf
 from types import TracebackType
 from typing import Any, get_args
@@ -12,17 +12,27 @@ from .._admission.controller import AdmissionController, default_admission
 from .._admission.reservation import Reservation
 from .._audio.chunker import Chunker, chunk_samples
 from .._audio.chunks import ChunkReader
-from .._audio.decoder import SAMPLE_RATE_HZ, data_limit_bytes, open_decoder, peak_bytes
+from .._audio.decoder import (
+    SAMPLE_RATE_HZ,
+    Decoder,
+    common_bytes,
+    data_limit_bytes,
+    largest_limit_bytes,
+    open_decoder,
+    peak_bytes,
+)
 from .._download.downloader import SafeDownloader
+from .._download.spool import is_memory
 from .._tasks import background
+from .._units import format_size
 from .asking import Asker, OnError
 from .job import RunningJob
 from .opening import SharedEngine
-from .planning import Sizes, fitted
+from .planning import Plan, Sizes, fitted, planned
 from .progress import OnProgress, Progress
 from .protocol import ChunkContext
 from .registry import EngineLike, resolve
-from .sources import Source, opened
+from .sources import Media, Source, at_hand, opened
 from .stream import SegmentStream, whole
 from .transcript import Segment, Transcript
 
@@ -72,7 +82,9 @@ class ChunkedTranscriber:
         self._engine = resolve(engine, engine_options)
         capabilities = self._engine.capabilities
         self._wanted = Sizes(
-            chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ), capabilities.concurrency
+            chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ),
+            capabilities.concurrency,
+            capabilities.chunk_copies,
         )
         self._longest_samples = int(capabilities.max_chunk_seconds * SAMPLE_RATE_HZ)
         self._admission = admission or default_admission()
@@ -169,22 +181,18 @@ class ChunkedTranscriber:
         ):
             report(Progress("waiting"))
             limit_bytes = data_limit_bytes(media.fd)
-            decoder_bytes = peak_bytes(limit_bytes)
-            sizes = self._fitted(decoder_bytes, held)
+            decoder_bytes = common_bytes(limit_bytes)
+            sizes = fitted(self._wanted, decoder_bytes, self._free_bytes(held))
             async with (
                 self._admission.reserve(
                     decoder_bytes + sizes.host_bytes, timeout_seconds=self._queue_timeout_seconds, reservation=held
                 ) as reserved,
-                open_decoder(
-                    media.fd,
-                    media.name,
-                    feed=media.feed,
-                    max_audio_seconds=self._max_audio_seconds,
-                    data_limit_bytes=limit_bytes,
-                ) as decoder,
+                self._decoding(media, limit_bytes) as decoder,
             ):
                 context = ChunkContext(language=language, prompt=prompt)
-                job = RunningJob(self._admission, reserved, decoder, sizes, report, self._shared.mark_used)
+                job = RunningJob(
+                    self._admission, reserved, decoder, decoder_bytes, sizes, report, self._shared.mark_used
+                )
                 with closing(job):
                     async with background() as tasks:
                         asker = Asker(self._engine, context, self._on_error, job.may_call)
@@ -192,9 +200,83 @@ class ChunkedTranscriber:
                         with closing(SegmentStream(asker, decoder, chunks, job, tasks, language)) as segments:
                             yield segments
 
-    def _fitted(self, decoder_bytes: int, held: Reservation | None) -> Sizes:
-        free_bytes = self._admission.statistics().budget_bytes if held is None else held.left_bytes
-        return fitted(self._wanted, decoder_bytes, free_bytes)
+    async def plan(self, source: Source) -> Plan:
+        """What `stream` would take for this source now, before anything is decoded: its header tells, or HEAD.
+
+        Args:
+            source: as for `transcribe`, but for what is spooled before: an async iterable, a pipe, a file in memory.
+
+        Raises:
+            TypeError: it is one of those.
+            DownloadError, AudioDecodeError, AdmissionError, OSError: what `transcribe` would be refused for, as far as
+                it is known yet.
+
+        Memory: that of a decoding process for a moment, reserved without a slot.
+
+        The peak is that of `stream`; `transcribe` adds about 200 bytes a word.
+        """
+        if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+            return await self._plan_url(source)
+        async with at_hand(source) as media:
+            if media is None:
+                raise TypeError(
+                    f"a {type(source).__name__} would have to be read to its end to be planned for: give a URL, a "
+                    "path, or a regular file that is open at its start"
+                )
+            limit_bytes = data_limit_bytes(media.fd)
+            async with (
+                self._admission.reserve(
+                    common_bytes(limit_bytes),
+                    timeout_seconds=self._queue_timeout_seconds,
+                    slot=False,
+                    reservation=self._admission.current_reservation(),
+                ),
+                self._decoding(media, limit_bytes) as decoder,
+            ):
+                info = decoder.info
+        free_bytes = self._free_bytes(None)
+        sizes = fitted(self._wanted, common_bytes(limit_bytes), free_bytes)
+        return planned(
+            sizes,
+            common_bytes(limit_bytes),
+            self._shared.missing_bytes,
+            info.duration_seconds if media.duration_seconds is None else media.duration_seconds,
+            peak_bytes(limit_bytes),
+            f"{info.codec} in {info.format}; {format_size(free_bytes)} are free for new work",
+        )
+
+    async def _plan_url(self, url: str) -> Plan:
+        probe = await self._downloader.probe(url)
+        file_bytes = self._downloader.max_bytes if probe.size_bytes is None else probe.size_bytes
+        limit_bytes = data_limit_bytes(None)
+        free_bytes = self._free_bytes(None)
+        sizes = fitted(self._wanted, common_bytes(limit_bytes), free_bytes)
+        spooled_bytes = file_bytes if is_memory(self._downloader.spool_dir) else 0
+        most_bytes = min(
+            peak_bytes(largest_limit_bytes(file_bytes)) + spooled_bytes,
+            self._admission.guard.room().largest_need_bytes - sizes.host_bytes,
+        )
+        size = "of unknown size" if probe.size_bytes is None else f"of {format_size(probe.size_bytes)}"
+        return planned(
+            sizes,
+            common_bytes(limit_bytes) + spooled_bytes,
+            self._shared.missing_bytes,
+            None,
+            most_bytes,
+            f"a download {size}, whose format is not known before; {format_size(free_bytes)} are free for new work",
+        )
+
+    def _decoding(self, media: Media, limit_bytes: int) -> AbstractAsyncContextManager[Decoder]:
+        return open_decoder(
+            media.fd,
+            media.name,
+            feed=media.feed,
+            max_audio_seconds=self._max_audio_seconds,
+            data_limit_bytes=limit_bytes,
+        )
+
+    def _free_bytes(self, held: Reservation | None) -> int:
+        return self._admission.statistics().budget_bytes if held is None else held.left_bytes
 
     def _check_language(self, language: str | None) -> None:
         known = self._engine.capabilities.languages

@@ -23,6 +23,7 @@ class RunningJob:
         admission: that let it in.
         reservation: what it holds, with its own slot.
         decoder: its decoding process.
+        decoder_bytes: what that is reserved for.
         sizes: of its chunks.
         report: told how far it is.
         on_answer: called when the engine has answered something.
@@ -33,6 +34,7 @@ class RunningJob:
         admission: AdmissionController,
         reservation: Reservation,
         decoder: Decoder,
+        decoder_bytes: int,
         sizes: Sizes,
         report: OnProgress,
         on_answer: Callable[[], object],
@@ -41,6 +43,7 @@ class RunningJob:
         self._admission = admission
         self._reservation = reservation
         self._decoder = decoder
+        self._decoder_bytes = decoder_bytes
         self._chunk_bytes = sizes.chunk_bytes
         self._report = report
         self._on_answer = on_answer
@@ -86,6 +89,10 @@ class RunningJob:
     def tell(self, done_seconds: float, held_bytes: int) -> None:
         """Say how far the job is, and what of its promise is resident by now."""
         self._report(Progress("transcribing", done_seconds, self._decoder.info.duration_seconds))
-        self._reservation.mark_used(resident_bytes(self._decoder.pid) + held_bytes)
+        decoder_bytes = resident_bytes(self._decoder.pid)
+        if decoder_bytes > self._decoder_bytes:  # a strange stream; its process has a limit of its own
+            self._reservation.try_grow(decoder_bytes - self._decoder_bytes)
+            self._decoder_bytes = decoder_bytes
+        self._reservation.mark_used(decoder_bytes + held_bytes)
         if done_seconds:
             self._on_answer()

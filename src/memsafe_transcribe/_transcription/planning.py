@@ -1,17 +1,17 @@
 """Pure: how long the chunks are, how many are in work at once, and what that takes, by the memory at hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._audio.chunker import OVERLAP_SAMPLES, window_samples
 from .._audio.encoding import WAV_HEADER_BYTES
+from .._units import format_size
 
 SHORTEST_CHUNK_SECONDS = 10.0  # shorter ones give an engine too little to go by, and are made for no lack of memory
 
 _SAMPLE_RATE_HZ = 16_000
 _SAMPLE_BYTES = 2
 _LEVEL_BYTES_PER_SAMPLE = 12 / 160  # as the decoder gave them, and as the chunker keeps them
-_WAV_COPIES = 2  # the file of a chunk in work, and what its engine makes of it
-_BLOCK_BYTES = 256 * 1024  # of the pipe from the decoder: what is read at a time, and the frames that it becomes
+_BESIDE_BYTES = 640 * 1024  # measured: what is read of the pipe at a time, the frames in it, and the heap's own holes
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +43,24 @@ class Sizes:
     Attributes:
         chunk_samples: what a core aims for, at 16 kHz.
         concurrency: how many chunks are in work at once.
+        copies: what the engine adds to a chunk, in multiples of it.
     """
 
     chunk_samples: int
     concurrency: int
+    copies: float
 
     @property
     def chunk_bytes(self) -> int:
         """What one chunk in work takes."""
-        return _WAV_COPIES * (WAV_HEADER_BYTES + _SAMPLE_BYTES * (self.chunk_samples + 2 * OVERLAP_SAMPLES))
+        size_bytes = WAV_HEADER_BYTES + _SAMPLE_BYTES * (self.chunk_samples + 2 * OVERLAP_SAMPLES)
+        return int(size_bytes * (1 + self.copies))
 
     @property
     def host_bytes(self) -> int:
         """What the job adds to the host's own process: the chunker's window, and the chunks in work."""
-        window = window_samples(self.chunk_samples)
-        window_bytes = int(window * (_SAMPLE_BYTES + _LEVEL_BYTES_PER_SAMPLE))
-        return window_bytes + self.concurrency * self.chunk_bytes + _BLOCK_BYTES
+        window_bytes = window_samples(self.chunk_samples) * (_SAMPLE_BYTES + _LEVEL_BYTES_PER_SAMPLE)
+        return int(window_bytes) + self.concurrency * self.chunk_bytes + _BESIDE_BYTES
 
 
 def fitted(wanted: Sizes, other_bytes: int, free_bytes: int) -> Sizes:
@@ -71,9 +73,46 @@ def fitted(wanted: Sizes, other_bytes: int, free_bytes: int) -> Sizes:
     """
     shortest = min(wanted.chunk_samples, int(SHORTEST_CHUNK_SECONDS * _SAMPLE_RATE_HZ))
     sizes = wanted
-    while other_bytes + sizes.host_bytes > free_bytes and sizes != Sizes(shortest, 1):
+    while other_bytes + sizes.host_bytes > free_bytes:
         if sizes.concurrency > 1:
-            sizes = Sizes(sizes.chunk_samples, sizes.concurrency - 1)
+            sizes = replace(sizes, concurrency=sizes.concurrency - 1)
+        elif sizes.chunk_samples > shortest:
+            sizes = replace(sizes, chunk_samples=max(shortest, sizes.chunk_samples // 2))
         else:
-            sizes = Sizes(max(shortest, sizes.chunk_samples // 2), 1)
+            break
     return sizes
+
+
+def planned(
+    sizes: Sizes,
+    decoder_bytes: int,
+    engine_bytes: int,
+    duration_seconds: float | None,
+    most_decoder_bytes: int,
+    why: str,
+) -> Plan:
+    """The plan of a job.
+
+    Args:
+        sizes: of its chunks.
+        decoder_bytes: what its decoding process takes, and its download where that is kept in memory.
+        engine_bytes: what opening the engine adds.
+        duration_seconds: as the header has it.
+        most_decoder_bytes: the most that `decoder_bytes` can turn out to be.
+        why: what is known of the source, and of the container.
+    """
+    beside_bytes = sizes.host_bytes + engine_bytes
+    chunk_seconds = sizes.chunk_samples / _SAMPLE_RATE_HZ
+    parts = [
+        f"decoding {format_size(decoder_bytes)}",
+        f"chunks of {chunk_seconds:g} s, {sizes.concurrency} at once, {format_size(sizes.host_bytes)}",
+        *([f"the engine {format_size(engine_bytes)}"] if engine_bytes else []),
+    ]
+    return Plan(
+        peak_bytes=decoder_bytes + beside_bytes,
+        chunk_seconds=chunk_seconds,
+        concurrency=sizes.concurrency,
+        duration_seconds=duration_seconds,
+        bounds=(decoder_bytes + beside_bytes, max(decoder_bytes, most_decoder_bytes) + beside_bytes),
+        why=f"{', '.join(parts)}; {why}",
+    )

@@ -60,9 +60,19 @@ def tokens_of(text: str) -> list[Token]:
 
 def join_text(pieces: Iterable[str]) -> str:
     """One text of several: with spaces, except between characters of scripts without."""
-    text = ""
-    for piece in pieces:
+    joiner = Joiner()
+    return "".join(joiner.add(piece) for piece in pieces)
+
+
+class Joiner:
+    """The same, as the pieces come."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def add(self, piece: str) -> str:
+        """What the next piece adds to the text."""
         piece = " ".join(piece.split())
-        glued = text and piece and _WITHOUT_SPACES.match(text[-1]) and _WITHOUT_SPACES.match(piece)
-        text += piece if glued or not text or not piece else " " + piece
-    return text
+        last, self._last = self._last, piece[-1:] or self._last
+        glued = _WITHOUT_SPACES.match(last) and _WITHOUT_SPACES.match(piece)
+        return piece if glued or not last or not piece else " " + piece

@@ -61,11 +61,13 @@ class Media:
         name: what messages call it.
         fd: a regular file, open for reading; its position is neither used nor to be changed.
         feed: a WAV stream, in pieces of at most 64 KiB.
+        duration_seconds: its length, where it is in memory already; None of a file.
     """
 
     name: str
     fd: int | None
     feed: Iterable[bytes] | None = None
+    duration_seconds: float | None = None
 
 
 @asynccontextmanager
@@ -101,27 +103,17 @@ async def opened(
 
     Memory: that of a download. An `AudioSegment` is not copied.
     """
-    if isinstance(source, os.PathLike):
-        with _regular_file(source) as fd:
-            yield Media(os.fspath(source), fd)
-        return
-    if (segment := _audio_segment(source)) is not None:
-        feed = WavPieces(segment.raw_data, int(segment.frame_rate), segment.channels, segment.sample_width)
-        yield Media("AudioSegment", None, feed)
-        return
+    async with at_hand(source) as media:
+        if media is not None:
+            yield media
+            return
     if isinstance(source, str):
-        if not source.lower().startswith(("http://", "https://")):
-            raise ValueError(f"{source!r} is no http(s) URL; name a local file by pathlib.Path({source!r})")
         spooling = partial(downloader.fetch, source)
     elif isinstance(source, AsyncIterable):
         spooling = partial(downloader.receive, source)
     else:
-        file = _checked(source)
+        file = cast(BinaryFile, source)
         name = _name_of(file)
-        fd_or_none = await run_to_its_end(lambda: _descriptor(file, name), anyio.CapacityLimiter(1))
-        if fd_or_none is not None:
-            yield Media(name, fd_or_none)
-            return
         spooling = partial(downloader.receive, _read(file, name), name=name)
     report(Progress("waiting"))
     async with spooling(
@@ -130,6 +122,32 @@ async def opened(
         on_progress=lambda done, total: report(Progress("downloading", done, total)),
     ) as spooled:
         yield Media(spooled.final_url, spooled.fd)
+
+
+@asynccontextmanager
+async def at_hand(source: Source) -> AsyncIterator[Media | None]:
+    """`async with` this: the source, if it can be decoded as it is; None if it has to be spooled first.
+
+    Raises:
+        TypeError, ValueError, UnsupportedMediaError, OSError: as `opened`.
+    """
+    if isinstance(source, os.PathLike):
+        with _regular_file(source) as fd:
+            yield Media(os.fspath(source), fd)
+    elif (segment := _audio_segment(source)) is not None:
+        feed = WavPieces(segment.raw_data, int(segment.frame_rate), segment.channels, segment.sample_width)
+        yield Media("AudioSegment", None, feed, feed.duration_seconds)
+    elif isinstance(source, str):
+        if not source.lower().startswith(("http://", "https://")):
+            raise ValueError(f"{source!r} is no http(s) URL; name a local file by pathlib.Path({source!r})")
+        yield None
+    elif isinstance(source, AsyncIterable):
+        yield None
+    else:
+        file = _checked(source)
+        name = _name_of(file)
+        fd_or_none = await run_to_its_end(lambda: _descriptor(file, name), anyio.CapacityLimiter(1))
+        yield None if fd_or_none is None else Media(name, fd_or_none)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from .scripts import join_text
 
+Status = Literal["complete", "partial", "silent"]
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -79,10 +81,8 @@ class Transcript:
     is_silent: bool = False
 
     @property
-    def status(self) -> Literal["complete", "partial", "silent"]:
-        if self.gaps:
-            return "partial"
-        return "silent" if self.is_silent else "complete"
+    def status(self) -> Status:
+        return whole_status(self.gaps, is_silent=self.is_silent)
 
     @property
     def text(self) -> str:
@@ -107,23 +107,31 @@ class Transcript:
         return VTT_HEADER + "".join(vtt_cue(segment) for segment in self.segments)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, in the shape of OpenAI's `verbose_json` with `status` and `gaps` besides."""
+        """Plain values, in the shape of OpenAI's `verbose_json`; of what is in it, None is what no engine told.
+
+        Besides, there are `status`, `gaps`, and for each segment and word whether its times can be trusted.
+        """
         return {
+            "task": "transcribe",
             "text": self.text,
             "language": self.language,
             "duration": round(self.duration_seconds, 3),
             "status": self.status,
-            "segments": [
-                {"id": number, **_times(segment), "text": segment.text, "trusted": segment.trusted}
-                for number, segment in enumerate(self.segments)
-            ],
-            "words": [{"word": word.text, **_times(word), "trusted": word.trusted} for word in self.words],
-            "gaps": [{**_times(gap), "reason": gap.reason} for gap in self.gaps],
+            "segments": [segment_dict(number, segment) for number, segment in enumerate(self.segments)],
+            "words": [word_dict(word) for word in self.words],
+            "gaps": [gap_dict(gap) for gap in self.gaps],
         }
 
     def to_json(self) -> str:
         """`to_dict` as one JSON document."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n"
+
+
+def whole_status(gaps: tuple[Gap, ...], *, is_silent: bool) -> Status:
+    """What is said of a transcript as a whole."""
+    if gaps:
+        return "partial"
+    return "silent" if is_silent else "complete"
 
 
 VTT_HEADER = "WEBVTT\n\n"
@@ -143,6 +151,33 @@ def vtt_cue(segment: Segment) -> str:
     """One segment as a WebVTT caption; what would be markup there is escaped."""
     text = segment.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return f"{_clock(segment.start_seconds, '.')} --> {_clock(segment.end_seconds, '.')}\n{text}\n\n"
+
+
+def segment_dict(number: int, segment: Segment) -> dict[str, Any]:
+    """One segment as `verbose_json` has it; `number` counts from 0."""
+    return {
+        "id": number,
+        "seek": None,
+        **_times(segment),
+        "text": segment.text,
+        "tokens": [],
+        "temperature": None,
+        "avg_logprob": None,
+        "compression_ratio": None,
+        "no_speech_prob": None,
+        "trusted": segment.trusted,
+        "unsure_seam": segment.unsure_seam,
+    }
+
+
+def word_dict(word: Word) -> dict[str, Any]:
+    """One word as `verbose_json` has it."""
+    return {"word": word.text, **_times(word), "trusted": word.trusted}
+
+
+def gap_dict(gap: Gap) -> dict[str, Any]:
+    """One gap, in the same manner."""
+    return {**_times(gap), "reason": gap.reason}
 
 
 def _clock(seconds: float, point: str) -> str:
