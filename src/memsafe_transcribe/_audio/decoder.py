@@ -184,6 +184,8 @@ class Decoder:
                 f"{self._name}: {message}; raise max_audio_seconds={self._max_audio_seconds:g} to allow it",
                 max_audio_seconds=self._max_audio_seconds,
             )
+        if kind == "shape":
+            return AudioLimitError(f"{self._name}: {message}", max_audio_seconds=self._max_audio_seconds)
         if kind == "memory":
             reason = f"out of memory: {message}"
             return DecoderCrashedError(f"{self._name}: the decoding process ran {reason}", reason=reason)

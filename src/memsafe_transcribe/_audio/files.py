@@ -85,6 +85,12 @@ class FileView(Readable):
         return self._is_seekable
 
 
+class InMemory(io.BytesIO):
+    """A small file."""
+
+    start = 0
+
+
 class Feed(Readable):
     """A pipe: forwards only."""
 

@@ -3,6 +3,9 @@
 import os
 import struct
 from collections.abc import Iterator
+from functools import partial
+
+from . import mp4
 
 _BOX = struct.Struct(">I4s")
 _LARGE_SIZE = struct.Struct(">Q")
@@ -11,12 +14,16 @@ _MAX_MOOV_BYTES = 1 << 20  # of one that stands before fragments and has no tabl
 
 
 def index_bytes(fd: int) -> int:
-    """The size of the `moov` box, or of all `moof` boxes, of the file behind `fd`; 0 for any other kind of file.
+    """The size of the `moov` box, or of all `moof` boxes, of the file behind `fd`.
+
+    0 for any other kind of file, and for one whose index stays in the file (`flat_track`).
 
     Reads box headers only. A box's size is what the file says, but never more than the file has. As FFmpeg does, it
     asks for no `ftyp`, which old QuickTime files do not have, and takes a `free` or `hoov` box with an index in it,
     which is what a recorder may have made of its `moov`, for one.
     """
+    if flat_track(fd) is not None:
+        return 0
     total = 0
     for kind, at, end in _boxes(fd):
         if kind in (b"free", b"hoov") and os.pread(fd, 8, at + _BOX.size)[4:] in (b"mvhd", b"cmov"):
@@ -24,6 +31,11 @@ def index_bytes(fd: int) -> int:
         if kind in (b"moov", b"moof"):
             total += end - at
     return total
+
+
+def flat_track(fd: int) -> mp4.Track | None:
+    """The sound of a file whose index need not be loaded."""
+    return mp4.find(partial(os.pread, fd), os.fstat(fd).st_size)
 
 
 def fragments_begin(fd: int) -> int | None:

@@ -6,7 +6,6 @@ timestamps can be trusted, what was lost is filled with silence, so that later t
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -14,7 +13,8 @@ from av.container import InputContainer
 
 from . import claims, files
 from .codec import ALLOWED, Codec
-from .isobmff import fragments_begin
+from .damage import Gaps
+from .isobmff import flat_track, fragments_begin
 from .samples import SAMPLE_RATE_HZ, Samples, ShapeError, check_shape
 from .timestamps import Timestamps, formats_of
 
@@ -27,12 +27,11 @@ _OPTIONS = {
     "codec_whitelist": ALLOWED,
     "enable_drefs": "0",
     "advanced_editlist": "0",  # with it, the index of an MP4 takes twice the memory
+    "indexmem": "4096",  # what it notes for seeking, which is never done, would take a MiB
 }
 # Containers whose header knows the length; for bare streams it is a guess from the bit rate, but see MP3 in `claims`.
 _KNOW_THEIR_LENGTH = frozenset({"asf", "caf", "flac", "matroska", "mov", "ogg", "w64", "wav", "wv"})
 _MISSING_SECONDS = 1.0  # an end that is missing by less may be an encoder's padding
-_SAME_PLACE = SAMPLE_RATE_HZ // 50  # two gaps that are no farther apart are one
-_MAX_GAPS = 1_000
 _MOST_ERRORS_IN_A_ROW = 50  # a demuxer may find its way again, or raise the same error for ever
 _MOST_OUTGROWN = 500  # packets that want more memory than there is; each may take as long as a second of good sound
 _MOST_REFUSED_FRAMES = 20  # at the beginning
@@ -45,15 +44,6 @@ class RefusalError(Exception):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-
-
-@dataclass(slots=True)
-class Damage:
-    """A gap, in samples at 16 kHz. Where nobody can tell how much is missing, the end is the start."""
-
-    start_samples: int
-    end_samples: int
-    reason: str
 
 
 class Media:
@@ -69,7 +59,7 @@ class Media:
     """
 
     def __init__(self, file: files.Readable, fd: int | None, max_samples: int) -> None:
-        self.gaps: list[Damage] = []
+        self.gaps = Gaps()
         self._fd = fd
         self._max_samples = max_samples
         self._last_at = 0  # where in the file the last packet stands
@@ -78,8 +68,11 @@ class Media:
         self._refusal: Exception | None = None
         self._refused_frames = self._outgrown = self._restarts = self._vain_restarts = 0
         self._check_shape()
-        is_ogg = fd is not None and os.pread(fd, 4, 0) == b"OggS"
-        self._begin(files.ogg_link(fd) if is_ogg and fd is not None else file)
+        self._track = None if fd is None else flat_track(fd)  # once it is there, the file is not opened whole any more
+        self._first_pts: int | None = None
+        if fd is not None and os.pread(fd, 4, 0) == b"OggS":
+            file = files.ogg_link(fd)
+        self._begin(file if self._track is None else files.InMemory(self._track.head()))
         self._claimed_samples = self._claim()
         if self._claimed_samples is not None and self._claimed_samples > max_samples:
             seconds = self._claimed_samples / SAMPLE_RATE_HZ
@@ -94,7 +87,7 @@ class Media:
             except ShapeError as error:
                 raise RefusalError("shape", str(error)) from None
 
-    def _begin(self, file: files.Readable) -> None:
+    def _begin(self, file: files.Readable | files.InMemory) -> None:
         """Open a file, or a part of one: containers, streams and codecs that are not let in are refused."""
         self._file = file
         try:
@@ -148,7 +141,7 @@ class Media:
         clock = None
         while True:
             clock = Timestamps(
-                self._container, self._stream, samples, self.report, self._most_samples(samples.count), clock
+                self._container, self._stream, samples, self.gaps.report, self._most_samples(samples.count), clock
             )
             with self._container:
                 before = samples.count
@@ -169,6 +162,8 @@ class Media:
         if not self._file.seekable():
             return self._max_samples
         length = int((self._container.duration or 0) / av.time_base * SAMPLE_RATE_HZ) + SAMPLE_RATE_HZ
+        if self._track is not None:  # FFmpeg sees no picture that begins earlier
+            length += int((self._container.start_time or 0) / av.time_base * SAMPLE_RATE_HZ)
         return count + length if "ogg" in self._formats else max(length, self._claimed_samples or 0)
 
     def _put_in(self, frame: av.AudioFrame, clock: Timestamps, samples: Samples) -> None:
@@ -192,7 +187,7 @@ class Media:
         if not self._is_heard and self._refused_frames == _MOST_REFUSED_FRAMES:
             raise error
         self._refusal = error
-        self._report_error(error, count)
+        self.gaps.report_error(error, count)
 
     def _frames(self, samples: Samples) -> Iterator[av.AudioFrame]:
         for packet in self._packets(samples):
@@ -202,18 +197,18 @@ class Media:
                 self._outgrown += isinstance(error, MemoryError)
                 if self._outgrown > _MOST_OUTGROWN:
                     raise
-                self._report_error(error, samples.count)
+                self.gaps.report_error(error, samples.count)
 
     def _packets(self, samples: Samples) -> "Iterator[av.Packet[av.AudioStream]]":
-        packets, errors = self._container.demux(self._stream), 0
+        packets, errors = self._demux(), 0
         self._gave_up = False
         while errors < (_MOST_ERRORS_IN_A_ROW if "wv" not in self._formats else 1):
             try:
                 packet = next(packets, None)
             except (av.FFmpegError, MemoryError) as error:
-                self._report_error(error, samples.count)
+                self.gaps.report_error(error, samples.count)
                 errors += 1
-                packets = self._container.demux(self._stream)  # that which raised is at its end
+                packets = self._demux()  # that which raised is at its end
                 continue
             except IndexError:
                 packet = None  # at the end, PyAV 18 stumbles over streams that it did not see at the beginning
@@ -224,6 +219,24 @@ class Media:
                 self._last_at = self._file.start + packet.pos
             yield packet
         self._gave_up = True
+
+    def _demux(self) -> "Iterator[av.Packet[av.AudioStream]]":
+        """The packets of the stream, and last an empty one, which ends the decoding."""
+        for packet in self._container.demux(self._stream):
+            if self._first_pts is None:
+                self._first_pts = packet.pts
+            if packet.size or self._track is None:
+                yield packet
+        if self._track is None:
+            return
+        for data, pts in self._track.packets(self._first_pts or 0):
+            if data:
+                made: Any = av.Packet(len(data))  # not of the bytes: FFmpeg reads a little beyond the end
+                made.update(data)
+                made.pts, made.time_base = pts, self._stream.time_base
+                yield made
+        end: Any = av.Packet()
+        yield end
 
     def _begin_again(self, count: int) -> bool:
         """Open what lies behind the place at which the demuxer gave up, if something does."""
@@ -237,11 +250,11 @@ class Media:
                 self._begin(view)
             except (RefusalError, MemoryError) as error:
                 self._vain_restarts += 1
-                self._report_error(error, count)
+                self.gaps.report_error(error, count)
             else:
                 return True
         if self._gave_up or "mov" not in self._formats:  # behind the last fragment with sound may come some without
-            self.report(count, count, "it is in too many pieces")
+            self.gaps.report(count, count, "it is in too many pieces")
         return False
 
     def _find_the_next_part(self) -> tuple[int, files.FileView] | None:
@@ -256,32 +269,20 @@ class Media:
             return files.next_wavpack_block(fd, self._last_at)
         return None
 
-    def _report_error(self, error: Exception, at_samples: int) -> None:
-        """Note that something there is damaged; what needs too much memory is, too."""
-        what = error.strerror if isinstance(error, av.FFmpegError) else str(error)
-        if isinstance(error, MemoryError):
-            what = "it needs more memory than sound does"
-        self.report(at_samples, at_samples, f"damaged data ({what})")
-
-    def report(self, start_samples: int, end_samples: int, reason: str) -> None:
-        """Note what is missing; damage at one place is one gap."""
-        if self.gaps and start_samples - self.gaps[-1].end_samples <= _SAME_PLACE:
-            self.gaps[-1].end_samples = max(end_samples, self.gaps[-1].end_samples)
-        elif len(self.gaps) < _MAX_GAPS:
-            self.gaps.append(Damage(start_samples, end_samples, reason))
-
     def _look_at_the_end(self, count: int) -> None:
         """A file that ends before its header says so was cut off, or broken beyond what the demuxer can find again."""
         if self._claimed_samples is not None and self._claimed_samples - count > _MISSING_SECONDS * SAMPLE_RATE_HZ:
-            self.report(count, self._claimed_samples, "the file ends before its header says so")
+            self.gaps.report(count, self._claimed_samples, "the file ends before its header says so")
+        elif self._track is not None and self._track.problem is not None:
+            self.gaps.report(count, count, self._track.problem)
         elif self._fd is not None and (share := claims.missing_share(self._fd)):
             end = min(count + round(share * count), self._max_samples)
-            self.report(count, end, "the file was cut off: its header says that it is longer")
+            self.gaps.report(count, end, "the file was cut off: its header says that it is longer")
         elif self._fd is not None and claims.ogg_is_cut_off(self._fd):
-            self.report(count, count, "the file was cut off: its end is missing")
+            self.gaps.report(count, count, "the file was cut off: its end is missing")
 
 
-def _open(file: files.Readable) -> InputContainer:
+def _open(file: files.Readable | files.InMemory) -> InputContainer:
     try:
         # Before version 19, PyAV fails over tags that are no UTF-8 unless it is told otherwise; now it cannot be told.
         tags: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
