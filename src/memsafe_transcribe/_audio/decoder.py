@@ -54,7 +54,7 @@ class MediaInfo:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Up to a second of audio.
+    """Up to two seconds of audio.
 
     Attributes:
         levels: the mean square of the samples of each 10 ms; full scale is 1.0.
