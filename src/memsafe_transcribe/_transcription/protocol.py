@@ -22,8 +22,8 @@ class Capabilities:
         concurrency: how many chunks of one file it may be asked for at once, from several tasks, or threads if its
             method is not async. As many are, as slots and memory allow.
         call_bytes: what a call adds to this process and its children, whatever the chunk.
-        call_bytes_per_second: what it adds for each second of the chunk, besides the chunk itself. By default one copy of
-            it; where it becomes base64 in JSON, it is three and more.
+        call_bytes_per_second: what it adds for each second of the chunk, besides the chunk itself. By default one copy
+            of it; where it becomes base64 in JSON, it is three and more.
     """
 
     max_chunk_seconds: float = 60.0
