@@ -63,7 +63,7 @@ def added_bytes(audio: Path, concurrency: int = 1, chunk_seconds: float = 60.0) 
 
 
 def _resident_bytes(host: psutil.Process) -> int:
-    """A child that was just forked shares its parent's memory until it is another program: that is not counted twice."""
+    """A child that was just forked has its parent's memory until it is another program: that is not counted twice."""
     try:
         command = host.cmdline()
         children = [child for child in host.children(recursive=True) if child.cmdline() != command]
