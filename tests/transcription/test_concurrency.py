@@ -242,7 +242,7 @@ async def _open_all_doors(engine: Held) -> None:
 
 def _threads_engine(engine: SpeechClock, may_end: threading.Event, begun: Callable[[], None]) -> object:
     class Blocking:
-        capabilities = mt.Capabilities(max_chunk_seconds=300, timestamps="word", concurrency=3)
+        capabilities = mt.Capabilities(max_chunk_seconds=300, timestamps="word", concurrency=3, is_thread_safe=True)
 
         def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
             begun()
@@ -277,6 +277,30 @@ def test_threads_of_all_chunks_are_waited_for(run: Run, tone: Path) -> None:
         assert (admission.statistics().active, admission.statistics().reserved_bytes) == (0, 0)
 
     run(main)
+
+
+def test_threads_are_in_turn_where_an_engine_is_not_safe(run: Run, tone: Path) -> None:
+    """One at a time, over all jobs: a plain function is taken for one that is not."""
+    inside = most = calls = 0
+    lock = threading.Lock()
+
+    def engine(chunk: mt.AudioChunk) -> str:
+        nonlocal inside, most, calls
+        with lock:
+            inside, calls = inside + 1, calls + 1
+            most = max(most, inside)
+        with lock:
+            inside -= 1
+        return "text"
+
+    async def main() -> None:
+        transcriber = mt.ChunkedTranscriber(engine, admission=mt.AdmissionController(scope="process"), chunk_seconds=2)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(transcriber.transcribe, tone)
+
+    run(main)
+    assert (most, calls >= 60) == (1, True)
 
 
 def test_what_a_block_raises_comes_out_as_it_is(run: Run, tone: Path) -> None:

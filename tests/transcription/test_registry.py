@@ -176,3 +176,64 @@ def test_capabilities_that_cannot_work_are_refused() -> None:
         mt.Capabilities(formats=("flac",))
     with pytest.raises(ValueError, match="max_chunk_seconds must be more than 0"):
         mt.Capabilities(max_chunk_seconds=0)
+
+
+def test_limits_in_bytes_and_of_length_hold_for_chunks(run: Run, tmp_path: Path) -> None:
+    """A WAV file of a second has 32 044 bytes, a third more as base64; what is too short gets silence behind it."""
+    assert mt.Capabilities(max_chunk_bytes=32_044).longest_chunk_seconds == 1.0
+    assert mt.Capabilities(max_chunk_bytes=42_728, counts_base64=True).longest_chunk_seconds == pytest.approx(1.0, 1e-3)
+    assert mt.Capabilities(max_chunk_bytes=10**9, max_chunk_seconds=30).longest_chunk_seconds == 30.0
+    with pytest.raises(ValueError, match="min_chunk_seconds=2 must be from 0 to what max_chunk_seconds and"):
+        mt.Capabilities(max_chunk_bytes=32_044, min_chunk_seconds=2)
+    heard: list[mt.AudioChunk] = []
+
+    class Engine:
+        capabilities = mt.Capabilities(max_chunk_bytes=200_000, min_chunk_seconds=2.0)
+
+        async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+            heard.append(chunk)
+            return mt.ChunkResult(text="word")
+
+    run(mt.ChunkedTranscriber(Engine()).transcribe, write_wav(tmp_path / "long.wav", tone_samples(20.0)))
+    assert len(heard) >= 4
+    assert all(len(chunk.data) <= 200_000 for chunk in heard)
+    heard.clear()
+    samples = tone_samples(0.5)
+    transcript = run(mt.ChunkedTranscriber(Engine()).transcribe, write_wav(tmp_path / "short.wav", samples))
+    (chunk,) = heard
+    assert (chunk.duration_seconds, chunk.data[44:]) == (2.0, samples + bytes(3 * len(samples)))
+    assert transcript.segments[0].end_seconds == 0.5  # the silence is nobody's
+
+
+def test_times_that_are_guesses_are_marked(run: Run, tmp_path: Path) -> None:
+    """An engine says so of itself."""
+
+    class Engine:
+        capabilities = mt.Capabilities(timestamps="word", trusts_times=False)
+
+        async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+            word = mt.Word("word", 0.1, 0.4)
+            return mt.ChunkResult(segments=(mt.Segment("word", 0.1, 0.4, words=(word,)),))
+
+    transcript = run(mt.ChunkedTranscriber(Engine()).transcribe, write_wav(tmp_path / "a.wav", tone_samples(1.0)))
+    assert [(word.text, word.start_seconds, word.trusted) for word in transcript.words] == [("word", 0.1, False)]
+    assert not transcript.segments[0].trusted
+
+
+def test_an_engine_may_be_named_by_its_module(run: Run, tmp_path: Path) -> None:
+    """`module:attribute`, installed or not."""
+    path = write_wav(tmp_path / "a.wav", tone_samples(1.0))
+    transcript = run(mt.ChunkedTranscriber("tests.plugin.speech_clock:SpeechClock").transcribe, path)
+    assert transcript.text == "word0 word1"
+    with pytest.raises(mt.TranscriberNotFoundError, match="engine 'no.such:Engine' is installed, but cannot be"):
+        mt.ChunkedTranscriber("no.such:Engine")
+
+
+def test_two_engines_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of them is meant cannot be told; the same one twice is no matter."""
+    points = [EntryPoint("twin", value, registry.ENTRY_POINT_GROUP) for value in ("a:A", "b:B")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    with pytest.raises(mt.TranscriberError, match="two installed engines are called 'twin': a:A of .* and b:B of "):
+        mt.ChunkedTranscriber("twin")
+    points[1] = points[0]
+    assert list(registry.installed()) == ["twin"]

@@ -309,6 +309,6 @@ def chunk_samples(wanted_seconds: float | None, longest_seconds: float, sample_r
     if not 0 < wanted_seconds <= longest_seconds:
         raise ValueError(
             f"chunk_seconds must be more than 0 and at most {longest_seconds:g}, the longest chunk that the engine "
-            f"takes (max_chunk_seconds); got {wanted_seconds:g}"
+            f"takes (max_chunk_seconds, max_chunk_bytes); got {wanted_seconds:g}"
         )
     return max(1, int(wanted_seconds * sample_rate_hz))

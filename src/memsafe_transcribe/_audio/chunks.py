@@ -27,6 +27,13 @@ class Cut:
     wav: bytes
     levels: "array[float]"
 
+    def padded_wav(self, samples: int) -> bytes:
+        """The same with silence behind it up to so many samples, if it has fewer."""
+        missing_bytes = (samples - (self.span.end - self.span.start)) * _SAMPLE_BYTES
+        if missing_bytes <= 0:
+            return self.wav
+        return wav([memoryview(self.wav)[WAV_HEADER_BYTES:], bytes(missing_bytes)], SAMPLE_RATE_HZ)
+
     def halves(self) -> Iterator["Cut"]:
         """The two parts of it, in order, for an engine that says that it is too large.
 

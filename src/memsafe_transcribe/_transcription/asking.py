@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from itertools import count
-from math import inf
+from math import ceil, inf
 from typing import Literal
 
 import anyio
@@ -14,7 +14,7 @@ from .._audio.chunker import Span
 from .._audio.chunks import Cut
 from .._audio.decoder import SAMPLE_RATE_HZ
 from .._errors import ChunkTooLargeError, TranscriberFailedError, TranscriberQuotaError, TranscriberUnavailableError
-from .protocol import AudioChunk, ChunkContext, ChunkResult
+from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult
 from .registry import Engine
 
 _LOG = logging.getLogger("memsafe_transcribe")
@@ -74,7 +74,7 @@ class Asker:
             MemoryPressureError: as `may_call` says.
         """
         try:
-            return [Answer(cut.span, await self._result(_audio_chunk(index, cut), deadline))]
+            return [Answer(cut.span, await self._result(_audio_chunk(index, cut, self._engine.capabilities), deadline))]
         except TranscriberFailedError as failure:
             is_too_large = isinstance(failure.__cause__, ChunkTooLargeError | MemoryError)
             if not is_too_large or cut.span.end - cut.span.start < 2 * _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
@@ -137,13 +137,13 @@ def _failed(failure: TranscriberFailedError, why: str) -> TranscriberFailedError
     return error
 
 
-def _audio_chunk(index: int, cut: Cut) -> AudioChunk:
-    span = cut.span
+def _audio_chunk(index: int, cut: Cut, capabilities: Capabilities) -> AudioChunk:
+    samples = max(cut.span.end - cut.span.start, ceil(capabilities.min_chunk_seconds * SAMPLE_RATE_HZ))
     return AudioChunk(
         index=index,
-        start_seconds=span.start / SAMPLE_RATE_HZ,
-        duration_seconds=(span.end - span.start) / SAMPLE_RATE_HZ,
+        start_seconds=cut.span.start / SAMPLE_RATE_HZ,
+        duration_seconds=samples / SAMPLE_RATE_HZ,
         sample_rate_hz=SAMPLE_RATE_HZ,
         format="wav",
-        data=cut.wav,
+        data=cut.padded_wav(samples),
     )

@@ -88,11 +88,11 @@ class ChunkedTranscriber:
         self._engine = resolve(engine, engine_options)
         capabilities = self._engine.capabilities
         self._wanted = Sizes(
-            chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ),
+            chunk_samples(chunk_seconds, capabilities.longest_chunk_seconds, SAMPLE_RATE_HZ),
             capabilities.concurrency,
             capabilities.memory_bytes,
         )
-        self._longest_samples = int(capabilities.max_chunk_seconds * SAMPLE_RATE_HZ)
+        self._longest_samples = int(capabilities.longest_chunk_seconds * SAMPLE_RATE_HZ)
         self._admission = admission or default_admission()
         self._downloader = downloader or SafeDownloader(admission=self._admission)
         self._max_audio_seconds = max_audio_seconds

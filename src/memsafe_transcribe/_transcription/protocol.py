@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from .._audio.encoding import WAV_HEADER_BYTES
 from .transcript import Segment, Word
 
+_WAV_BYTES_PER_SECOND = 32_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
@@ -15,29 +17,50 @@ class Capabilities:
 
     Attributes:
         max_chunk_seconds: the longest chunk it takes.
+        min_chunk_seconds: the shortest; silence is put behind what is shorter.
+        max_chunk_bytes: the largest chunk it takes, as a WAV file; None if only the length counts.
+        counts_base64: whether `max_chunk_bytes` is of the chunk as base64, a third longer than its bytes.
         formats: what it reads, best first. This version makes "wav": 16 kHz mono 16-bit PCM.
         timestamps: "word", "segment" or "none": the finest times that it gives.
+        trusts_times: False where they are guesses, as of a language model: they are passed on, marked, and chunks are
+            put together by their text.
         languages: the codes it knows; None if any may be tried.
+        takes_prompt: whether it does anything with `ChunkContext.prompt`.
+        concurrency: how many chunks of one file it may be asked for at once. As many are, as slots and memory allow.
+        is_thread_safe: for a `transcribe` that is not async: whether several threads may be in it at once. If not, its
+            calls come one after another, whatever job they are for.
         resident_bytes: memory that it keeps while it is open, such as a model. Charged for as long.
-        concurrency: how many chunks of one file it may be asked for at once, from several tasks, or threads if its
-            method is not async. As many are, as slots and memory allow.
         call_bytes: what a call adds to this process and its children, whatever the chunk.
         call_bytes_per_second: what it adds for each second of the chunk, besides the chunk itself. By default one copy
             of it; where it becomes base64 in JSON, it is three and more.
+        cache_key: what its answers depend on (model, version, options). The same key and the same audio: the same
+            answer, so that a stored one may stand for it. None where that cannot be said.
     """
 
     max_chunk_seconds: float = 60.0
+    min_chunk_seconds: float = 0.0
+    max_chunk_bytes: int | None = None
+    counts_base64: bool = False
     formats: tuple[str, ...] = ("wav",)
     timestamps: Literal["word", "segment", "none"] = "none"
+    trusts_times: bool = True
     languages: tuple[str, ...] | None = None
-    resident_bytes: int = 0
+    takes_prompt: bool = False
     concurrency: int = 1
+    is_thread_safe: bool = False
+    resident_bytes: int = 0
     call_bytes: int = 0
-    call_bytes_per_second: float = 32_000.0
+    call_bytes_per_second: float = float(_WAV_BYTES_PER_SECOND)
+    cache_key: str | None = None
 
     def __post_init__(self) -> None:
         if not self.max_chunk_seconds > 0:
             raise ValueError(f"max_chunk_seconds must be more than 0, got {self.max_chunk_seconds}")
+        if not (0 <= self.min_chunk_seconds <= self.longest_chunk_seconds and self.longest_chunk_seconds > 0):
+            raise ValueError(
+                f"min_chunk_seconds={self.min_chunk_seconds} must be from 0 to what max_chunk_seconds and "
+                f"max_chunk_bytes leave, {self.longest_chunk_seconds:g} s, which must be more than 0"
+            )
         if "wav" not in self.formats:
             raise ValueError(f"formats must contain 'wav', which is what chunks are made as; got {self.formats}")
         if self.concurrency < 1:
@@ -45,6 +68,14 @@ class Capabilities:
         for name in ("resident_bytes", "call_bytes", "call_bytes_per_second"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    @property
+    def longest_chunk_seconds(self) -> float:
+        """The longest chunk that both limits allow."""
+        if self.max_chunk_bytes is None:
+            return self.max_chunk_seconds
+        size_bytes = self.max_chunk_bytes // 4 * 3 if self.counts_base64 else self.max_chunk_bytes
+        return min(self.max_chunk_seconds, (size_bytes - WAV_HEADER_BYTES) / _WAV_BYTES_PER_SECOND)
 
     def memory_bytes(self, duration_seconds: float) -> int:
         """What one call adds for a chunk of this length, besides the chunk itself and what is resident."""

@@ -1,9 +1,12 @@
 """Which engine is meant: a name, an object, or a plain function."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+
+import anyio
 
 from .._errors import (
     TranscriberError,
@@ -14,8 +17,10 @@ from .._errors import (
 )
 from .._threads import run_to_its_end
 from .protocol import Answer, AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
+from .transcript import Word
 
 ENTRY_POINT_GROUP = "memsafe_transcribe.transcribers"
+_MOST_THREADS = 64  # slots end it far earlier
 
 PlainFunction = Callable[[AudioChunk], Answer | Awaitable[Answer]]
 _PASSING = (TranscriberUnavailableError, TranscriberQuotaError, ConnectionError, TimeoutError)
@@ -23,8 +28,18 @@ EngineLike = str | Transcriber | PlainFunction
 
 
 def installed() -> dict[str, EntryPoint]:
-    """The engines that installed distributions offer, by name. Imports none of them."""
-    return {point.name: point for point in sorted(entry_points(group=ENTRY_POINT_GROUP))}
+    """The engines that installed distributions offer, by name. Imports none of them.
+
+    Raises:
+        TranscriberError: two of them offer different ones under one name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP)):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            both = sorted(f"{each.value} of {each.dist.name if each.dist else 'unknown'}" for each in (other, point))
+            raise TranscriberError(f"two installed engines are called {point.name!r}: {' and '.join(both)}; remove one")
+    return found
 
 
 class Engine:
@@ -41,6 +56,8 @@ class Engine:
         self.capabilities: Capabilities = transcriber.capabilities
         self._transcriber = transcriber
         self._owned = owned
+        threads = _MOST_THREADS if self.capabilities.is_thread_safe else 1
+        self._limiter = anyio.CapacityLimiter(threads)  # its own: the host's threads are the host's
 
     async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
         """Ask the engine about one chunk, once. Sync methods run in a worker thread.
@@ -56,7 +73,7 @@ class Engine:
                 answer = ChunkResult(text=answer)
             if not isinstance(answer, ChunkResult):
                 raise TypeError(f"it returned {type(answer).__name__}, not str or ChunkResult")
-            return answer
+            return answer if self.capabilities.trusts_times else _doubted(answer)
         except (Exception, SystemExit) as error:
             raise TranscriberFailedError(
                 f"engine {self.name!r} failed on chunk {chunk.index} (from {chunk.start_seconds:g} s): "
@@ -71,13 +88,23 @@ class Engine:
         if inspect.iscoroutinefunction(method):
             return await method(chunk, context)
         # In a tuple, because trio takes a coroutine that comes out of a thread for a mistake.
-        (answer,) = await run_to_its_end(lambda: (method(chunk, context),))
+        (answer,) = await run_to_its_end(lambda: (method(chunk, context),), self._limiter)
         return await answer if inspect.isawaitable(answer) else answer
 
     async def aclose(self) -> None:
         """Close the engine, if it was made here and can be closed."""
         if self._owned and (aclose := getattr(self._transcriber, "aclose", None)):
             await aclose()
+
+
+def _doubted(result: ChunkResult) -> ChunkResult:
+    """The same, with no time that is to be believed."""
+
+    def doubt(words: Iterable[Word]) -> tuple[Word, ...]:
+        return tuple(replace(word, trusted=False) for word in words)
+
+    segments = (replace(segment, trusted=False, words=doubt(segment.words)) for segment in result.segments)
+    return replace(result, words=doubt(result.words), segments=tuple(segments))
 
 
 class _Function:
@@ -124,6 +151,8 @@ def resolve(engine: EngineLike, options: Mapping[str, Any] | None) -> Engine:
 
 def _named(name: str, options: dict[str, Any]) -> Engine:
     points = installed()
+    if name not in points and ":" in name:
+        points = {name: EntryPoint(name, name, ENTRY_POINT_GROUP)}
     if name not in points:
         raise TranscriberNotFoundError(
             f"no engine {name!r} is installed; there are: {', '.join(points) or 'none'}. Engines are found through "
