@@ -225,7 +225,7 @@ def test_an_engine_may_be_named_by_its_module(run: Run, tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", tone_samples(1.0))
     transcript = run(mt.ChunkedTranscriber("tests.plugin.speech_clock:SpeechClock").transcribe, path)
     assert transcript.text == "word0 word1"
-    with pytest.raises(mt.TranscriberNotFoundError, match="engine 'no.such:Engine' is installed, but cannot be"):
+    with pytest.raises(mt.TranscriberNotFoundError, match=r"engine 'no\.such:Engine' is installed, but cannot be"):
         mt.ChunkedTranscriber("no.such:Engine")
 
 
@@ -233,7 +233,7 @@ def test_two_engines_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -
     """Which of them is meant cannot be told; the same one twice is no matter."""
     points = [EntryPoint("twin", value, registry.ENTRY_POINT_GROUP) for value in ("a:A", "b:B")]
     monkeypatch.setattr(registry, "entry_points", lambda group: points)
-    with pytest.raises(mt.TranscriberError, match="two installed engines are called 'twin': a:A of .* and b:B of "):
+    with pytest.raises(mt.TranscriberError, match=r"two installed engines are called 'twin': a:A of .* and b:B of "):
         mt.ChunkedTranscriber("twin")
     points[1] = points[0]
     assert list(registry.installed()) == ["twin"]
