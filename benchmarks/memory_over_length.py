@@ -1,68 +1,106 @@
-"""Peak memory and time over the length of the audio, beside two peers in the same run.
+"""Peak memory and time over the length of the audio and over formats; for MP3 beside three peers in the same run.
 
-    python -m benchmarks.memory_over_length [HOURS ...]        (default: 1 4)
+    python -m benchmarks.memory_over_length [--hours H ...] [--formats F ...] [--peers-python PATH] [--json PATH]
 
-The files are stereo MP3 at 128 kbit/s. The engine is a plugin that answers at once with 150 words a minute and their
-times, so all that is measured of `memsafe-transcribe transcribe` is ours: decoding, chunking, and the transcript going
-out. Peak memory is the sum of VmHWM over the whole process tree.
+By default 10 minutes, 1, 4 and 12 hours of each format; 10.9 in place of 12 for M4A, whose index every decoder loads
+whole. Ours is a process that iterates over `stream()`, with an engine that answers at once with 150 words a minute and
+their times. For MP3 there is also the command, to text, and the peers, which only load or decode the audio:
+`benchmarks/contenders.py` says how to make the environment that --peers-python names. One that is not there is named as
+missing, and none is let run that would take most of the memory there is, going by the length before.
 
-The peers only load the audio: a PyAV loop that decodes, resamples to 16 kHz mono and keeps nothing, and pydub's
-`AudioSegment.from_file` (where pydub and the ffmpeg command are installed).
+Peak memory is the sum of VmHWM over the whole process tree, read every 10 ms; that takes time, so the times here are
+good for their order only (see `benchmarks.decode`). --json keeps the numbers, for `benchmarks.picture`.
 """
 
-import importlib.util
+import argparse
+import json
 import os
-import shutil
+import platform
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.support.media import write_long_mp3
+import psutil
 from tests.support.plugin import install_plugin
-from tests.support.tree import Watched, run_watched
+from tests.support.tree import run_watched
+
+from .contenders import FFMPEG, OURS, Contender, bounded, check, command, peers, segments
+from .long_files import FORMATS, write_long
 
 _MIB = 1 << 20
-_PYAV_LOOP = """
-import sys, av
-resampler = av.AudioResampler(format="s16", layout="mono", rate=16_000)
-with av.open(sys.argv[1]) as container:
-    for frame in container.decode(audio=0):
-        resampler.resample(frame)
-"""
-_PYDUB = "import sys, pydub; pydub.AudioSegment.from_file(sys.argv[1])"
+_HOURS = (1 / 6, 1.0, 4.0, 12.0)
+_LONGEST_M4A = 10.9
+_TIMEOUT_SECONDS = 1200
+_MOST_OF_MEMORY = 0.75  # of what is available: a peer that needs more is left out
 
 
-def transcribe(audio: Path, hours: float, env: dict[str, str]) -> Watched:
-    """Our command on one file; its text must have the right number of words."""
-    command = [sys.executable, "-m", "memsafe_transcribe", "transcribe", "--engine", "speech-clock", str(audio)]
-    watched = run_watched(command, audio.parent, env)
-    expected = hours * 60 * 150
-    assert watched.returncode == 0, watched.stderr
-    assert abs(len(watched.stdout.split()) - expected) <= 1 + expected / 1000, f"not {expected:g} words"
-    return watched
+@dataclass(frozen=True)
+class Row:
+    """One run, as --json keeps it."""
+
+    what: str
+    format: str
+    hours: float
+    peak_mib: float
+    seconds: float
 
 
-def peers(audio: Path) -> Iterator[tuple[str, Watched]]:
-    """Every peer that is installed, on the same file."""
-    env = dict(os.environ)
-    yield "PyAV loop, no text", run_watched([sys.executable, "-c", _PYAV_LOOP, str(audio)], audio.parent, env)
-    if importlib.util.find_spec("pydub") and shutil.which("ffmpeg"):
-        yield "pydub, loading only", run_watched([sys.executable, "-c", _PYDUB, str(audio)], audio.parent, env)
+def measure(contender: Contender, kind: str, audio: Path, hours: float, env: Mapping[str, str]) -> Row:
+    """Run it once under the watcher; print and return what was found."""
+    watched = run_watched(bounded(contender.on(audio), _TIMEOUT_SECONDS), audio.parent, env)
+    assert watched.returncode == 0, f"{contender.name} ended with {watched.returncode}: {watched.stderr}"
+    check(contender, watched.stdout, hours * 3600)
+    row = Row(contender.name, kind, round(hours, 3), round(watched.peak_bytes / _MIB, 1), round(watched.seconds, 1))
+    print(f"{kind:7} {hours:6.2f} h   {row.what:15} {row.peak_mib:8.1f} MiB {row.seconds:7.1f} s", flush=True)
+    return row
+
+
+def fits(contender: Contender, hours: float, rows: list[Row]) -> bool:
+    """Whether there is memory enough, if it grows with the length from the longest that was measured."""
+    before = [row for row in rows if (row.what, row.format) == (contender.name, "mp3")]
+    need = before[-1].peak_mib * hours / before[-1].hours if before else 0
+    if need * _MIB <= _MOST_OF_MEMORY * psutil.virtual_memory().available:
+        return True
+    print(f"mp3     {hours:6.2f} h   {contender.name:15} left out: it would take about {need / 1024:.0f} GiB")
+    return False
+
+
+def summary(rows: list[Row], kind: str) -> str:
+    peaks = [row.peak_mib for row in rows if (row.what, row.format) == (OURS, kind)]
+    return f"{OURS}, {kind:7} at most {max(peaks):6.1f} MiB; from the least to the most {max(peaks) - min(peaks):5.1f}"
 
 
 def main() -> None:
-    lengths = [float(argument) for argument in sys.argv[1:]] or [1.0, 4.0]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        env = install_plugin(folder / "plugin")
-        print(f"{'what':20} {'hours':>6} {'peak MiB':>9} {'ratio':>6} {'seconds':>8} {'ratio':>6}")
-        for hours in lengths:
-            audio = write_long_mp3(folder / "speech.mp3", hours * 3600)
-            ours = transcribe(audio, hours, env)
-            for what, watched in (("memsafe-transcribe", ours), *peers(audio)):
-                memory = f"{watched.peak_bytes / _MIB:9.1f} {watched.peak_bytes / ours.peak_bytes:6.2f}"
-                print(f"{what:20} {hours:6g} {memory} {watched.seconds:8.1f} {watched.seconds / ours.seconds:6.2f}")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, nargs="+")
+    parser.add_argument("--formats", choices=FORMATS, nargs="+", default=FORMATS)
+    parser.add_argument("--peers-python", default=sys.executable, metavar="PATH")
+    parser.add_argument("--json", type=Path, metavar="PATH")
+    options = parser.parse_args()
+    others = [peer for peer in peers(options.peers_python) if peer.name != FFMPEG] if "mp3" in options.formats else []
+    rows: list[Row] = []
+    started = time.strftime("%Y-%m-%d")
+    for kind in options.formats:
+        longest = (_LONGEST_M4A,) if kind == "m4a" else _HOURS[-1:]
+        for hours in sorted(options.hours or (*_HOURS[:-1], *longest)):
+            with tempfile.TemporaryDirectory() as name:
+                env = install_plugin(Path(name) / "plugin")
+                audio = write_long(Path(name), kind, hours * 3600)
+                rows.append(measure(segments(), kind, audio, hours, env))
+                if kind == "mp3":
+                    rows.append(measure(command(), kind, audio, hours, env))
+                    rows += [
+                        measure(peer, kind, audio, hours, os.environ) for peer in others if fits(peer, hours, rows)
+                    ]
+    print(*(summary(rows, kind) for kind in options.formats), sep="\n")
+    print("load at the end:", *os.getloadavg())
+    if options.json:
+        machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+        kept = {"date": started, "machine": machine, "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

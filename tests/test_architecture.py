@@ -31,8 +31,10 @@ PURE = {
     "_admission/estimates.py",
     "_admission/ledger.py",
     "_admission/table.py",
+    "_audio/boxes.py",
     "_audio/chunker.py",
     "_audio/encoding.py",
+    "_audio/mp4.py",
     "_audio/sniff.py",
     "_download/addresses.py",
     "_download/pace.py",
@@ -41,6 +43,7 @@ PURE = {
     "_download/retries.py",
     "_memory/pressure.py",
     "_transcription/placing.py",
+    "_transcription/planning.py",
     "_transcription/scripts.py",
     "_transcription/seams.py",
     "_transcription/stitching.py",
@@ -61,7 +64,7 @@ IMPURE_MODULES = {
     "time",
 }
 ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.py"}, "psutil": {"_memory/reading.py"},
-        "av": {"_audio/media.py", "_audio/samples.py", "_audio/worker.py"},
+        "av": {f"_audio/{name}.py" for name in ("codec", "damage", "media", "samples", "timestamps", "worker")},
         "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
 
 

@@ -20,7 +20,7 @@
         SpoolError (OSError)                   the disk said no
       AudioDecodeError
         UnsupportedMediaError                  not audio, or of a kind that is not let in
-        AudioLimitError                        longer than allowed
+        AudioLimitError                        longer than allowed, or of a rate or channels that no recording has
         DecoderCrashedError                    the decoding process died; `reason` says of what
       TranscriberError
         TranscriberNotFoundError (LookupError)
@@ -205,7 +205,7 @@ class UnsupportedMediaError(AudioDecodeError):
 
 
 class AudioLimitError(AudioDecodeError):
-    """More audio came out than `max_audio_seconds` allows, whatever the header had claimed."""
+    """More audio than `max_audio_seconds` came out or is claimed; or a rate, or number of channels, of no recording."""
 
     max_audio_seconds: float
 

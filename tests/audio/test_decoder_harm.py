@@ -18,10 +18,10 @@ from .test_decoder import opened, read_all
 
 def test_one_that_hangs_is_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stopped, so neither ends nor sends; the job's error says for how long it was silent."""
-    monkeypatch.setattr(decoder_module, "_STALL_SECONDS", 0.3)
 
     async def main() -> None:
         async with opened(SPEECH) as decoder:
+            monkeypatch.setattr(decoder_module, "_STALL_SECONDS", 0.3)
             os.kill(decoder.pid, signal.SIGSTOP)
             with pytest.raises(mt.DecoderCrashedError, match="it gave no sound for") as caught:
                 await read_all(decoder)

@@ -204,6 +204,8 @@ def test_an_mp3_of_changing_bit_rate_without_a_header_is_heard_whole(run: Run, t
         pytest.param("mp3", "libmp3lame", (44_100, "stereo"), (22_050, "mono"), {}, id="mp3-tags"),
         pytest.param("ogg", "flac", (44_100, "stereo"), (16_000, "mono"), {}, id="ogg-flac"),
         pytest.param("ogg", "vorbis", (44_100, "stereo"), (44_100, "stereo"), {}, id="ogg-vorbis-same"),
+        pytest.param("ogg", "vorbis", (44_100, "stereo"), (22_050, "stereo"), {}, id="ogg-vorbis"),
+        pytest.param("ogg", "libopus", (48_000, "stereo"), (16_000, "mono"), {}, id="ogg-opus"),
     ],
 )
 def test_files_that_were_put_together_are_heard_whole(
@@ -220,6 +222,23 @@ def test_files_that_were_put_together_are_heard_whole(
     for part, (rate, layout) in ((sound[:96_000], first), (sound[96_000:], second)):
         data += encode(tmp_path / f"part.{suffix}", codec, part, rate=rate, layout=layout, options=options).read_bytes()
     assert_all(run(hear, write(tmp_path / f"whole.{suffix}", data)), 6)
+
+
+@ONCE
+def test_many_streams_of_all_codecs_that_were_chained_are_heard_whole(run: Run, tmp_path: Path) -> None:
+    """As a radio station's recording, a stream for each song: each has a clock of its own."""
+    sound, data = beeps(12), b""
+    shapes = [
+        ("libopus", 48_000, "mono"),
+        ("flac", 44_100, "stereo"),
+        ("vorbis", 44_100, "stereo"),
+        ("libopus", 48_000, "stereo"),
+    ]
+    for second in range(12):
+        codec, rate, layout = shapes[second % 4]
+        part = sound[second * 32_000 : (second + 1) * 32_000]
+        data += encode(tmp_path / "part.ogg", codec, part, rate=rate, layout=layout).read_bytes()
+    assert_all(run(hear, write(tmp_path / "whole.ogg", data)), 12)
 
 
 @ONCE
@@ -280,7 +299,7 @@ HUSH = array("h", [1, -1] * 80_000).tobytes()  # the least that is not zero
         ("silence.mp3", "libmp3lame", bytes(320_000)),
         ("silence.m4a", "aac", bytes(320_000)),
         ("silence.ogg", "libopus", bytes(320_000)),
-        ("short.wav", "pcm_s16le", bytes(3200)),
+        ("short.wav", "pcm_s16le", bytes(320)),
     ],
 )
 def test_silence_is_not_sent_to_an_engine(run: Run, tmp_path: Path, name: str, codec: str, samples: bytes) -> None:
@@ -289,3 +308,11 @@ def test_silence_is_not_sent_to_an_engine(run: Run, tmp_path: Path, name: str, c
     assert heard.chunks == []
     assert (heard.transcript.status, heard.transcript.text, heard.transcript.gaps) == ("silent", "", ())
     assert heard.seconds == pytest.approx(len(samples) / 32_000, abs=0.1)
+
+
+@ONCE
+@pytest.mark.parametrize("count", [1, 159, 160, 161, 320])
+def test_silence_of_a_few_samples_is_known_as_silence(run: Run, tmp_path: Path, count: int) -> None:
+    """Though it is shorter than what a level is measured over."""
+    heard = run(hear, write_wav(tmp_path / "short.wav", bytes(2 * count)))
+    assert (heard.chunks, heard.transcript.status, heard.seconds) == ([], "silent", count / SAMPLE_RATE_HZ)

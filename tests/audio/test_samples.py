@@ -46,6 +46,16 @@ def test_levels_are_the_mean_square_of_each_ten_milliseconds() -> None:
     assert min(levels) >= 0
 
 
+@pytest.mark.parametrize("count", [*range(1, 4), 159, 160, 161, 319, 320, 321, 480, 1_599, 16_000, 16_001])
+def test_each_ten_milliseconds_that_have_begun_have_a_level(count: int) -> None:
+    """Also in files that are too short for the filter: what is silent is known as silent, and what is not is not."""
+    assert [len(blocks(samples)[0]) for samples in (bytes(2 * count), tone_samples(count / _RATE_HZ))] == [
+        -(-count // 160)
+    ] * 2
+    assert max(blocks(bytes(2 * count))[0]) == 0
+    assert blocks(tone_samples(count / _RATE_HZ))[0][-1] == pytest.approx(1 / 16, rel=0.5)
+
+
 def test_channels_that_cancel_each_other_are_heard() -> None:
     """A miswired cable turns one around: the mix would be silent, so the left channel is taken."""
     left = array("h", tone_samples(2.0))

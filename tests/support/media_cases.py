@@ -5,7 +5,6 @@ The sound is `beeps`: each second has a tone of its own, so that what is heard t
 
 import io
 import math
-import random
 import struct
 import wave
 from array import array
@@ -210,6 +209,17 @@ def m4a_that_claims(path: Path, seconds_a_second: int) -> Path:
     return path
 
 
+def vorbis_that_claims(path: Path, samples: bytes, rate: int) -> bytes:
+    """Sound in Ogg whose header says another rate, with the checksum that belongs to it."""
+    data = bytearray(encode(path, "vorbis", samples).read_bytes())
+    at = data.index(b"\x01vorbis") + 12
+    data[at : at + 4] = struct.pack("<I", rate)
+    end = data.index(b"OggS", 1)
+    data[22:26] = bytes(4)
+    data[22:26] = struct.pack("<I", _crc(bytes(data[:end]), 32, 0x04C1_1DB7))
+    return bytes(data)
+
+
 def _crc(data: bytes, bits: int, polynomial: int) -> int:
     value, top = 0, 1 << bits - 1
     for byte in data:
@@ -217,23 +227,6 @@ def _crc(data: bytes, bits: int, polynomial: int) -> int:
         for _ in range(8):
             value = (value << 1 ^ (polynomial if value & top else 0)) & (1 << bits) - 1
     return value
-
-
-def damage(path: Path, *, at: float = 0.5, size: int = 3_000, noise: bool = True) -> Path:
-    """Overwrite `size` bytes at this part of a file, by noise (the same each time) or zeros."""
-    data = bytearray(path.read_bytes())
-    start = int(len(data) * at)
-    size = min(size, len(data) - start)
-    data[start : start + size] = random.Random(7).randbytes(size) if noise else bytes(size)
-    path.write_bytes(data)
-    return path
-
-
-def cut(path: Path, part: float) -> Path:
-    """Keep this part of a file; or, from 1 on, so many bytes."""
-    data = path.read_bytes()
-    path.write_bytes(data[: int(part) if part >= 1 else int(len(data) * part)])
-    return path
 
 
 def write_film(

@@ -103,6 +103,11 @@ class Chunker:
             The spans that are now decided, in order.
         """
         spans: list[Span] = []
+        if isinstance(levels, Sequence) and self._is_all_sound(levels):
+            self._frames += len(levels)
+            self._silent_frames = 0
+            self._levels.extend(iter(levels))
+            return spans
         for level in levels:
             self._frames += 1
             if level < SILENCE_LEVEL:
@@ -145,6 +150,11 @@ class Chunker:
         self._silent_frames = 0
         self._begin_core(total_samples, 0)
         return spans
+
+    def _is_all_sound(self, levels: Sequence[float]) -> bool:
+        """Whether there is nothing to decide, as most of the time: that need not be asked of each frame."""
+        is_far = self._frames + len(levels) <= self._cut_after_frames and not self._in_long_silence
+        return is_far and len(levels) > 0 and min(levels) >= SILENCE_LEVEL
 
     @property
     def _in_long_silence(self) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Iterator
 
 _MOST_CHUNKS = 1_000
 _UNKNOWN = (0, 0xFFFFFFFF)  # what is written where the length is not known yet
@@ -10,24 +11,47 @@ _OGG_HEADER = struct.Struct("<4sBB")
 _OGG_LAST_PAGE = 4
 
 
-def missing_bytes(fd: int) -> int:
-    """By how much a WAV file's data chunk is longer than the file; 0 for other files, and where it tells no length."""
-    head = os.pread(fd, 12, 0)
-    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
-        return 0
-    file_bytes, at, long_bytes = os.fstat(fd).st_size, 12, 0
-    for _ in range(_MOST_CHUNKS):
-        chunk = os.pread(fd, 24, at)
-        if len(chunk) < 8:
-            return 0
-        name, size = struct.unpack_from("<4sI", chunk)
-        if name == b"ds64" and len(chunk) == 24:
-            (long_bytes,) = struct.unpack_from("<Q", chunk, 16)
+def wav_shape(fd: int) -> tuple[int, int]:
+    """Channels and samples a second, as a WAV file's header says; zeros for other files."""
+    for name, at in _wav_chunks(fd):
+        shape = os.pread(fd, 8, at)
+        if name == b"fmt " and len(shape) == 8:
+            _, channels, rate_hz = struct.unpack("<HHI", shape)
+            return channels, rate_hz
+    return 0, 0
+
+
+def missing_share(fd: int) -> float:
+    """By how much a WAV file's data chunk is longer than what the file has of it, as a share of that.
+
+    0 for other files, and where it tells no length.
+    """
+    long_bytes = 0
+    for name, at in _wav_chunks(fd):
+        if name == b"ds64":
+            long_bytes = int.from_bytes(os.pread(fd, 16, at)[8:], "little")
         if name == b"data":
-            size = long_bytes or size if head[:4] == b"RF64" else size
-            return 0 if size in _UNKNOWN else max(0, at + 8 + size - file_bytes)
+            size = int.from_bytes(os.pread(fd, 4, at - 4), "little")
+            if os.pread(fd, 4, 0) == b"RF64":
+                size = long_bytes or size
+            there = os.fstat(fd).st_size - at
+            return (size - there) / there if size not in _UNKNOWN and 0 < there < size else 0.0
+    return 0.0
+
+
+def _wav_chunks(fd: int) -> Iterator[tuple[bytes, int]]:
+    """Name and place of what is in each chunk of a WAV file; none for other files."""
+    head = os.pread(fd, 12, 0)
+    at = 12
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+        return
+    for _ in range(_MOST_CHUNKS):
+        chunk = os.pread(fd, 8, at)
+        if len(chunk) < 8:
+            return
+        name, size = struct.unpack("<4sI", chunk)
+        yield name, at + 8
         at += 8 + size + size % 2
-    return 0
 
 
 def ogg_is_cut_off(fd: int) -> bool:

@@ -54,7 +54,7 @@ class MediaInfo:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Up to a second of audio.
+    """Up to two seconds of audio.
 
     Attributes:
         levels: the mean square of the samples of each 10 ms; full scale is 1.0.
@@ -184,6 +184,8 @@ class Decoder:
                 f"{self._name}: {message}; raise max_audio_seconds={self._max_audio_seconds:g} to allow it",
                 max_audio_seconds=self._max_audio_seconds,
             )
+        if kind == "shape":
+            return AudioLimitError(f"{self._name}: {message}", max_audio_seconds=self._max_audio_seconds)
         if kind == "memory":
             reason = f"out of memory: {message}"
             return DecoderCrashedError(f"{self._name}: the decoding process ran {reason}", reason=reason)

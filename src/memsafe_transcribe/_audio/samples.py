@@ -15,8 +15,9 @@ from .chunker import FRAME_SAMPLES
 
 SAMPLE_RATE_HZ = 16_000
 _LEVELS_HZ = SAMPLE_RATE_HZ // FRAME_SAMPLES
-_SAMPLE_BYTES = 2
-_BLOCK_SAMPLES = 16_000
+_SAMPLE_BYTES, _FULL_SCALE = 2, 32_768
+_BLOCK_SAMPLES = 2 * SAMPLE_RATE_HZ  # each block wakes the parent
+_BLOCK_LEVELS = _BLOCK_SAMPLES // FRAME_SAMPLES
 _FRAMES_AT_ONCE = 16  # pushed before the graph is asked for what it has: asking in vain costs as much as decoding
 _MOST_RATE_HZ, _MOST_CHANNELS = 768_000, 64
 _CANCELLED = 0.01  # of the power of one channel is left in the mix: they are of opposite phase
@@ -25,7 +26,14 @@ SendBlock = Callable[["array[float]", bytes], None]
 
 
 class ShapeError(Exception):
-    """A rate or a number of channels that no recording has; the message gives it."""
+    """A rate or a number of channels that no recording has."""
+
+
+def check_shape(channels: int, rate_hz: int) -> None:
+    """Raise a ShapeError if no recording has that."""
+    if channels > _MOST_CHANNELS or not 0 < rate_hz <= _MOST_RATE_HZ:
+        limits = f"{_MOST_RATE_HZ} Hz or {_MOST_CHANNELS} channels"
+        raise ShapeError(f"it claims {rate_hz} Hz and {channels} channels, but no recording has more than {limits}")
 
 
 class Samples:
@@ -60,15 +68,14 @@ class Samples:
         """
         shape = (frame.format.name, frame.layout.name, frame.sample_rate)
         if shape != self._shape:  # chained and concatenated files change their rate on the way
-            if not 0 < frame.sample_rate <= _MOST_RATE_HZ or frame.layout.nb_channels > _MOST_CHANNELS:
-                raise ShapeError(f"{frame.layout.nb_channels} channels at {frame.sample_rate} Hz")
+            check_shape(frame.layout.nb_channels, frame.sample_rate)
             self._end_section()
             self._resampler, self._shape = _resampler(frame), shape
         assert self._resampler is not None
-        self._source_samples += frame.samples
-        self.count = self._before + self._source_samples * SAMPLE_RATE_HZ // frame.sample_rate
         frame.pts = None  # the filters would complain of jumps; the clock is the count of samples
         self._resampler.push(frame)
+        self._source_samples += frame.samples
+        self.count = self._before + self._source_samples * SAMPLE_RATE_HZ // frame.sample_rate
         self._unpulled += 1
         if self._unpulled >= _FRAMES_AT_ONCE:
             self._pull()
@@ -91,7 +98,17 @@ class Samples:
         self._end_section()
         self._meter.push(None)
         self._read_meter()
+        self._complete_levels()
         self._put_out(last=True)
+
+    def _complete_levels(self) -> None:
+        """One for each 10 ms that has begun: the filter tells none of the last ones, nor of so short a file."""
+        for plane, levels in zip(self._planes, self._levels, strict=True):
+            samples = array("h", plane)
+            del levels[-(-len(samples) // FRAME_SAMPLES) :]
+            for at in range(len(levels) * FRAME_SAMPLES, len(samples), FRAME_SAMPLES):
+                frame = samples[at : at + FRAME_SAMPLES]
+                levels.append(sum(sample * sample for sample in frame) / len(frame) / _FULL_SCALE**2)
 
     def _end_section(self) -> None:
         """Flush the resampler; from here on the count goes on from what really came out."""
@@ -126,14 +143,14 @@ class Samples:
 
     def _put_out(self, *, last: bool) -> None:
         while True:
-            whole = len(self._planes[0]) >= _BLOCK_SAMPLES * _SAMPLE_BYTES and len(self._levels[0]) >= _LEVELS_HZ
+            whole = len(self._planes[0]) >= _BLOCK_SAMPLES * _SAMPLE_BYTES and len(self._levels[0]) >= _BLOCK_LEVELS
             if not whole and not (last and self._planes[0]):
                 return
-            is_left = _power(self._levels[0][:_LEVELS_HZ]) < _CANCELLED * _power(self._levels[1][:_LEVELS_HZ])
+            is_left = _power(self._levels[0][:_BLOCK_LEVELS]) < _CANCELLED * _power(self._levels[1][:_BLOCK_LEVELS])
             samples, levels = self._planes[is_left], self._levels[is_left]
-            self._send(levels[:_LEVELS_HZ], bytes(samples[: _BLOCK_SAMPLES * _SAMPLE_BYTES]))
+            self._send(levels[:_BLOCK_LEVELS], bytes(samples[: _BLOCK_SAMPLES * _SAMPLE_BYTES]))
             for plane, level in zip(self._planes, self._levels, strict=True):
-                del plane[: _BLOCK_SAMPLES * _SAMPLE_BYTES], level[:_LEVELS_HZ]
+                del plane[: _BLOCK_SAMPLES * _SAMPLE_BYTES], level[:_BLOCK_LEVELS]
 
 
 def _power(levels: "array[float]") -> float:

@@ -56,10 +56,9 @@ def limit_resources(data_bytes: int, cpu_seconds: int) -> None:
 
 def send(kind: bytes, payload: bytes | bytearray | memoryview) -> None:
     """Write one frame; waits while the pipe is full. A parent that is gone ends this process."""
-    for part in (header(kind, len(payload)), payload):
-        view = memoryview(part)
-        while view:
-            view = view[os.write(_STDOUT, view) :]
+    view = memoryview(header(kind, len(payload)) + payload)  # at once: a header alone would wake the parent in vain
+    while view:
+        view = view[os.write(_STDOUT, view) :]
 
 
 def send_json(kind: bytes, value: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A Python child process that cannot outlive its parent, spoken to in frames over pipes, on asyncio and trio."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import warnings
 import weakref
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO
@@ -15,7 +17,8 @@ import anyio
 
 from .frames import FrameReader, header
 
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 17
+_PIPE_BYTES = 1 << 17  # two seconds of audio: less of a wait for each other
 _REAP_SECONDS = 5.0
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 _PATH = "MEMSAFE_WORKER_PATH"
@@ -32,7 +35,7 @@ class WorkerProcess:
     its `sys.argv`, in a Python of its own that is started at once.
 
     Starting blocks for about a millisecond and cannot be cancelled half-way, so there is no moment at which a child
-    runs that nobody owns. The pipes hold 64 KiB each: a worker that is not listened to waits.
+    runs that nobody owns. The pipes hold 64 KiB each, that from the worker 128: one that is not listened to waits.
 
     Use it as an async context manager; on exit the child has been killed and reaped.
     """
@@ -62,6 +65,8 @@ class WorkerProcess:
         self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
         for pipe in (self._stdin, self._stdout, self._stderr):
             os.set_blocking(pipe.fileno(), False)
+        with suppress(OSError):  # a user with many pipes is given no larger ones
+            fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._reader = FrameReader()
         self._frames: deque[tuple[bytes, bytes]] = deque()
         self._last_words = b""

@@ -1,0 +1,397 @@
+"""MP4 files read without their index: the same frames as by FFmpeg's demuxer, or none of our business."""
+
+import io
+import struct
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from memsafe_transcribe._audio import mp4
+from memsafe_transcribe._audio.boxes import make_box
+
+from ..support.media import encode, tone_samples
+from ..support.media_cases import beeps, write_covered, write_film
+from ..support.mp4 import STBL, Sample, change, content, samples_of, table, with_tables, write_long_m4a
+
+_OPTIONS = {"advanced_editlist": "0"}
+
+
+class File:
+    """Bytes that are read a piece at a time; what is asked for is bounded."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.read_bytes = 0
+
+    def read(self, size: int, offset: int) -> bytes:
+        assert 0 <= offset <= len(self.data)
+        assert 0 <= size <= 1 << 20
+        self.read_bytes += min(size, len(self.data) - offset)
+        return self.data[offset : offset + size]
+
+    def find(self) -> mp4.Track | None:
+        return mp4.find(self.read, len(self.data))
+
+
+class Heard(NamedTuple):
+    """What a file sounds like: each frame with its time, and what the container says of itself."""
+
+    frames: list[tuple[Any, ...]]
+    told: tuple[Any, ...]
+
+
+def frames_of(codec: Any, packet: Any) -> list[tuple[Any, ...]]:
+    frames = []
+    for frame in codec.decode(packet):
+        size = frame.samples * frame.format.bytes * (1 if frame.format.is_planar else frame.layout.nb_channels)
+        shape = frame.pts, frame.time_base, frame.samples, frame.sample_rate, frame.format.name, frame.layout.name
+        frames.append((*shape, *(bytes(plane)[:size] for plane in frame.planes)))
+    return frames
+
+
+def heard_by_ffmpeg(data: bytes) -> Heard:
+    with av.open(io.BytesIO(data), "r", container_options=_OPTIONS) as file:
+        stream = file.streams.best("audio")
+        assert stream is not None
+        frames = [frame for packet in file.demux(stream) for frame in frames_of(stream.codec_context, packet)]
+        return Heard(frames, (file.format.name, stream.codec_context.name, stream.duration, stream.start_time))
+
+
+def heard_by_us(data: bytes, problem: str | None = None) -> Heard:
+    track = File(data).find()
+    assert track is not None
+    with av.open(io.BytesIO(track.head()), "r", container_options=_OPTIONS) as file:
+        stream = file.streams.best("audio")
+        assert stream is not None and stream.time_base is not None
+        first = [packet for packet in file.demux(stream) if packet.size]
+        frames = [frame for packet in first for frame in frames_of(stream.codec_context, packet)]
+        for piece, pts in track.packets(first[0].pts or 0):
+            if piece:
+                packet = av.Packet(len(piece))
+                packet.update(piece)
+                packet.pts, packet.time_base = pts, stream.time_base
+                frames += frames_of(stream.codec_context, packet)
+        frames += frames_of(stream.codec_context, None)
+        assert track.problem == problem
+        return Heard(frames, (file.format.name, stream.codec_context.name, stream.duration, stream.start_time))
+
+
+def assert_heard_alike(data: bytes) -> Heard:
+    heard = heard_by_us(data)
+    assert heard == heard_by_ffmpeg(data)
+    assert len(heard.frames) > 0
+    return heard
+
+
+@pytest.fixture(scope="module")
+def m4a(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five seconds of AAC, the index at the end."""
+    return encode(tmp_path_factory.mktemp("mp4") / "sound.m4a", "aac", beeps(5))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate", "layout", "options"),
+    [
+        ("a.m4a", "aac", 48_000, "stereo", {}),
+        ("a.m4a", "aac", 44_100, "mono", {"movflags": "faststart"}),
+        ("a.m4a", "aac", 8_000, "mono", {"use_editlist": "0"}),
+        ("a.mp4", "aac", 48_000, "5.1", {"movie_timescale": "600"}),
+        ("a.mov", "aac", 22_050, "stereo", {}),
+        ("a.mov", "aac", 48_000, "5.1", {"movflags": "faststart"}),
+        ("a.m4a", "alac", 44_100, "stereo", {}),
+        ("a.mov", "alac", 8_000, "mono", {}),
+        ("a.mp4", "alac", 48_000, "5.1", {"movflags": "faststart"}),
+        ("a.mp4", "libmp3lame", 44_100, "stereo", {}),
+        ("a.mp4", "ac3", 48_000, "5.1", {}),
+        ("a.mp4", "libopus", 48_000, "stereo", {}),
+        ("a.mp4", "flac", 44_100, "stereo", {}),
+    ],
+)
+def test_frames_and_times_are_those_of_ffmpeg(
+    tmp_path: Path, name: str, codec: str, rate: int, layout: str, options: dict[str, str]
+) -> None:
+    """Byte by byte, from the first sample that is to be heard."""
+    path = encode(tmp_path / name, codec, beeps(12), rate=rate, layout=layout, options=options)
+    assert_heard_alike(path.read_bytes())
+
+
+def test_of_films_the_sound_is_taken(tmp_path: Path) -> None:
+    """Beside a picture, of a cover, the enabled one of two, and one that begins late."""
+    assert_heard_alike(write_film(tmp_path / "one.mp4", beeps(3)).read_bytes())
+    assert_heard_alike(write_film(tmp_path / "two.mp4", beeps(3), beeps(2)[::-1]).read_bytes())
+    assert_heard_alike(write_film(tmp_path / "second.mov", beeps(3), beeps(2)[::-1], default=1).read_bytes())
+    assert_heard_alike(write_film(tmp_path / "late.mp4", beeps(3), start_seconds=1.5).read_bytes())
+    assert_heard_alike(write_covered(tmp_path / "cover.m4a", "aac", beeps(3)).read_bytes())
+
+
+def elst(*edits: tuple[int, int]) -> bytes:
+    return table(*((duration, time, 0x10000) for duration, time in edits), row="Iii")
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [(5000, 2112)],
+        [(0, 1024)],
+        [(700, -1), (5000, 1024)],
+        [(1000, 1024), (1000, 96_000)],
+        [(2000, -1)],
+        [(5000, 48_000)],
+    ],
+)
+def test_edit_lists_are_ffmpegs_affair(m4a: Path, edits: list[tuple[int, int]]) -> None:
+    """Priming, a late start, several edits: as FFmpeg has it."""
+    assert_heard_alike(change(m4a.read_bytes(), "moov/trak/edts/elst", elst(*edits)))
+
+
+def note(samples: int) -> bytes:
+    parts = (b"mean", b"com.apple.iTunes"), (b"name", b"iTunSMPB"), (b"data", bytes(4) + b" 0 %X 0 FFFF" % samples)
+    return make_box(b"----", *(make_box(kind, bytes(4), text) for kind, text in parts))
+
+
+def test_itunes_note_of_the_priming_is_heeded(m4a: Path) -> None:
+    """What iTunes writes in place of an edit list; FFmpeg takes it for one on the cover if that came before."""
+    data = change(m4a.read_bytes(), "moov/trak/edts", None)
+    ilst = content(data, "moov/udta/meta")[4:]
+    hdlr = make_box(b"hdlr", content(ilst, "hdlr"))
+    png = make_box(b"covr", make_box(b"data", struct.pack(">II", 14, 0), b"\x89PNG\r\n\x1a\n" + bytes(100)))
+
+    def noted(*items: bytes) -> bytes:
+        return change(data, "moov/udta/meta", bytes(4) + hdlr + make_box(b"ilst", *items))
+
+    all_frames, fewer = assert_heard_alike(noted()), assert_heard_alike(noted(note(2112), png))
+    samples = [sum(frame[2] for frame in heard.frames) for heard in (all_frames, fewer)]
+    assert samples[0] - samples[1] == 2112
+    assert_heard_alike(noted(png, note(2112)))
+
+
+def test_high_efficiency_aac_plays_at_twice_the_rate(tmp_path: Path) -> None:
+    """It is told in the AudioSpecificConfig (ISO/IEC 14496-3, 1.6.2.1): object type 5, and the rate of the output."""
+    data = encode(tmp_path / "a.m4a", "aac", beeps(3), rate=24_000, layout="mono").read_bytes()
+    at = data.index(b"\x05\x80\x80\x80\x05") + 5
+    # 5 bits of object type, 4 of rate (24 kHz is 6), 4 of channels; 4 of the output's rate (48 kHz is 3), 5 of type
+    config = 5 << 35 | 6 << 31 | 1 << 27 | 3 << 23 | 2 << 18
+    heard = assert_heard_alike(data[:at] + config.to_bytes(5, "big") + data[at + 5 :])
+    assert heard.frames[0][3] == 48_000
+
+
+@pytest.mark.parametrize("per_chunk", [1, 7, 1_000])
+@pytest.mark.parametrize(("wide", "size_bits"), [(False, 32), (True, 32), (True, 16)])
+def test_tables_of_every_shape_are_read(m4a: Path, per_chunk: int, wide: bool, size_bits: int) -> None:
+    """Chunks of any length, large offsets, compact sizes."""
+    samples = samples_of(m4a)
+    chunks = [per_chunk] * len(samples)
+    data = with_tables(m4a.read_bytes(), samples, chunks, [1024] * len(samples), wide=wide, size_bits=size_bits)
+    assert_heard_alike(data)
+
+
+def test_chunks_may_stand_in_any_order_and_packets_last_as_they_please(m4a: Path) -> None:
+    """Times come from the durations, and the order from the table."""
+    samples = samples_of(m4a)
+    order = [sample for at in range(0, len(samples), 20) for sample in reversed(samples[at : at + 20])]
+    durations = [1000 + number % 7 for number in range(len(samples))]
+    assert_heard_alike(with_tables(m4a.read_bytes(), order, [1] * len(samples), durations))
+
+
+def test_a_film_that_has_thousands_of_durations_keeps_its_length(tmp_path: Path) -> None:
+    """The head's table of durations is cut, but not the length that the header tells."""
+    path = write_long_m4a(tmp_path / "a.m4a", 60)
+    samples = samples_of(path)
+    durations = [1000 + number % 2 * 48 for number in range(len(samples))]
+    data = with_tables(path.read_bytes(), samples, [100] * (len(samples) // 100 + 1), durations)
+    assert_heard_alike(data)
+
+
+def _flip(path: str, at: int, new: bytes) -> Callable[[bytes], bytes]:
+    def flipped(data: bytes) -> bytes:
+        old = content(data, path)
+        return change(data, path, old[:at] + new + old[at + len(new) :])
+
+    return flipped
+
+
+def _replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    "unusual",
+    [
+        lambda data: data[8:],
+        lambda data: make_box(b"free", bytes(8)) + data,
+        lambda data: data + make_box(b"moof", bytes(8)),
+        lambda data: data + make_box(b"moov", content(data, "moov")),
+        lambda data: data[:-20],
+        lambda data: change(data, "moov/mvex", bytes(8)),
+        lambda data: change(data, "moov/cmov", bytes(8)),
+        lambda data: change(data, STBL + "ctts", table((1, 1), row="II")),
+        lambda data: change(data, STBL + "stsd", table() + content(data, STBL + "stsd")[8:] * 2),
+        lambda data: change(data, STBL + "stts", table((215, 1), row="II")),
+        lambda data: change(data, STBL + "stts", table()),
+        lambda data: change(data, STBL + "stsz", None),
+        lambda data: change(data, STBL + "co64", table((0,), row="Q")),
+        lambda data: change(data, "moov/trak/mdia/mdhd", None),
+        lambda data: change(data, "moov/udta", bytes(3) + b"\x09" + bytes(4)),
+        lambda data: change(data, "moov/trak/edts", bytes(100_000)),
+        _flip(STBL + "stsz", 8, b"\x01"),
+        _flip(STBL + "stsc", 4, b"\x01"),
+        _flip("moov/trak/mdia/hdlr", 8, b"subt"),
+        _flip("moov/trak/mdia/minf/dinf/dref", 19, b"\0"),
+        _replaced(b"mp4a", b"enca"),
+        _replaced(b"mp4a", b"ec-3"),
+        _replaced(b"esds", b"esdz"),
+        _replaced(b"\x04\x80\x80\x80\x17\x40", b"\x04\x80\x80\x80\x17\x41"),
+    ],
+)
+def test_what_is_unusual_is_left_to_ffmpeg(m4a: Path, unusual: Callable[[bytes], bytes]) -> None:
+    """And nothing is said of it."""
+    data = m4a.read_bytes()
+    assert File(data).find() is not None
+    assert unusual(data) != data
+    assert File(unusual(data)).find() is None
+
+
+def test_other_files_are_left_to_ffmpeg(tmp_path: Path) -> None:
+    """Fragments, raw samples, MP3 in QuickTime (where a sample is no packet), two tracks to choose from."""
+    sound = beeps(2)
+    fragments = {"movflags": "frag_keyframe+empty_moov"}
+    paths = [
+        encode(tmp_path / "fragments.mp4", "aac", sound, options=fragments),
+        encode(tmp_path / "raw.mov", "pcm_s16le", sound),
+        encode(tmp_path / "mp3.mov", "libmp3lame", sound),
+        encode(tmp_path / "sound.wav", "pcm_s16le", sound),
+    ]
+    film = write_film(tmp_path / "film.mp4", sound, sound).read_bytes()
+    both = film.replace(b"tkhd\0\0\0\2", b"tkhd\0\0\0\3")
+    assert both != film
+    assert [File(data).find() for data in (*(path.read_bytes() for path in paths), both, b"")] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (lambda data: data[: len(data) * 2 // 3], "the file ends before its index says so"),
+        (_flip(STBL + "stco", 12, b"\x7f" * 12), "the file ends before its index says so"),
+        (_flip(STBL + "stsc", 8 + 12, bytes(4)), "its index ends early"),
+        (_flip(STBL + "stsc", 8 + 12 + 4, bytes(4)), "its index ends early"),
+        (_flip(STBL + "stsc", 8 + 12 + 8, b"\0\0\0\2"), "its index ends early"),
+        (_flip(STBL + "stco", 4, b"\0\0\0\2"), "its index ends early"),
+    ],
+)
+def test_tables_that_break_off_end_with_a_word(tmp_path: Path, broken: Callable[[bytes], bytes], problem: str) -> None:
+    """What comes before is heard."""
+    path = encode(tmp_path / "a.m4a", "aac", beeps(5), options={"movflags": "faststart"})
+    samples = samples_of(path)
+    data = with_tables(path.read_bytes(), samples, [100, 50, 50, 50], [1024] * len(samples))
+    shift = len(data) - len(path.read_bytes())
+    samples = [Sample(sample.position + shift, sample.size) for sample in samples]
+    data = with_tables(data, samples, [100, 50, 50, 50], [1024] * len(samples))
+    whole = assert_heard_alike(data).frames
+    part = heard_by_us(broken(data), problem).frames
+    assert 90 <= len(part) < len(whole)
+    assert part == whole[: len(part)]
+
+
+@pytest.mark.parametrize(("path", "at"), [("stco", 8 + 4), ("stsz", 12 + 4 * 100)])
+def test_one_wrong_place_or_size_costs_one_chunk(m4a: Path, path: str, at: int) -> None:
+    """What comes behind is heard at its time."""
+    data, samples = m4a.read_bytes(), samples_of(m4a)
+    data = with_tables(data, samples, [100, 50, 50, 50], [1024] * len(samples))
+    heard = heard_by_us(_flip(STBL + path, at, b"\x7f")(data)).frames
+    whole = heard_by_us(data).frames
+    assert len(heard) == len(whole) - 50
+    assert heard[:98] == whole[:98]
+    assert heard[-30:] == whole[-30:]
+
+
+def test_the_same_data_is_not_read_for_ever(m4a: Path) -> None:
+    """A thousand chunks at one place would be a thousand times the file."""
+    samples = samples_of(m4a)
+    data = m4a.read_bytes()
+    many = with_tables(data, samples * 1_000, [len(samples)] * 1_000, [1024])
+    file = File(many)
+    track = file.find()
+    assert track is not None
+    track.head()
+    assert sum(len(packet) for packet, _ in track.packets(0)) <= 2 * len(many) + (1 << 20)
+    assert track.problem == "its index has more data than the file"
+    assert file.read_bytes < 4 * len(many)
+
+
+def test_counts_alone_cost_nothing(m4a: Path) -> None:
+    """Four thousand million samples of one size need no table: what is not there is not counted."""
+    huge = struct.pack(">III", 0, 1, 0xFFFF_FFFF)
+    data = change(change(m4a.read_bytes(), STBL + "stsz", huge), STBL + "stsc", table((1, 0xFFFF_FFFF, 1), row="III"))
+    track = File(data).find()
+    assert track is not None
+    track.head()
+    assert sum(1 for _ in track.packets(0)) < len(data)
+    assert track.problem == "the file ends before its index says so"
+
+
+def test_impossible_times_end_it(m4a: Path) -> None:
+    """What FFmpeg makes of an edit list may be near the end of 64 bits."""
+    track = File(m4a.read_bytes()).find()
+    assert track is not None
+    assert list(track.packets(-(1 << 62))) == []
+    assert track.problem == "its edit list gives impossible times"
+
+
+def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
+    """An hour, and a quarter of one."""
+    peaks = []
+    for minutes in (15, 60):
+        path = write_long_m4a(tmp_path / f"{minutes}.m4a", minutes * 60)
+        with path.open("rb") as file:
+
+            def read(size: int, offset: int, file: Any = file) -> bytes:
+                file.seek(offset)
+                return bytes(file.read(size))
+
+            tracemalloc.start()
+            track = mp4.find(read, path.stat().st_size)
+            assert track is not None
+            track.head()
+            count = sum(1 for _ in track.packets(0))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert count + 64 >= minutes * 60 * 48_000 // 1024
+        assert track.problem is None
+    assert peaks[1] < peaks[0] * 1.1 < 2_000_000
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A second of AAC in chunks of several lengths."""
+    path = encode(tmp_path_factory.mktemp("small") / "sound.m4a", "aac", tone_samples(1))
+    samples = samples_of(path)
+    chunks = [20, 10, *[1] * (len(samples) - 30)]
+    return with_tables(path.read_bytes(), samples, chunks, [1024] * 30 + [1000] * (len(samples) - 30))
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(st.data())
+def test_whatever_is_in_the_headers_reading_is_bounded(small: bytes, data: st.DataObject) -> None:
+    """No exception, no read outside of the file, and none that is not worth its while."""
+    moov = small.index(b"moov")
+    file = bytearray(small)
+    numbers = st.sampled_from((0, 1, 2, 8, 0x7F, 0xFF, 0xFFFF, 0x7FFF_FFFF, 0xFFFF_FFFF)) | st.integers(0, 0xFFFF_FFFF)
+    for _ in range(data.draw(st.integers(1, 6))):
+        at = data.draw(st.integers(moov - 4, len(file) - 4))
+        if data.draw(st.booleans()):
+            file[at : at + 4] = struct.pack(">I", data.draw(numbers))
+        else:
+            file[at] = data.draw(st.integers(0, 255))
+    end = data.draw(st.just(len(file)) | st.integers(0, len(file)))
+    cut = File(bytes(file[:end]))
+    track = cut.find()
+    if track is not None:
+        track.head()
+        count = sum(1 for _ in track.packets(data.draw(st.integers(-(1 << 63), (1 << 63) - 1))))
+        assert count <= len(small)
+    assert cut.read_bytes <= 3 * len(small) + (1 << 20)
