@@ -18,7 +18,7 @@ ARROWS = {
     "_tasks": set(),
     "_threads": set(),
     "_waking": set(),
-    "_worker": set(),
+    "_worker": {"_tasks", "_threads"},
     "_memory": {"_errors", "_units", "_tasks"},
     "_admission": {"_errors", "_units", "_waking", "_memory"},
     "_download": {"_errors", "_units", "_threads", "_waking"},

@@ -47,6 +47,12 @@ async def opened(path: Path, max_audio_seconds: float = 60.0) -> AsyncIterator[D
             yield decoder
 
 
+def process_of(decoder: Decoder) -> int:
+    """The process that decodes."""
+    assert decoder.pid is not None
+    return decoder.pid
+
+
 async def decode(path: Path, max_audio_seconds: float = 3600.0) -> bytes:
     """All samples of a file."""
     async with opened(path, max_audio_seconds) as decoder:
@@ -297,7 +303,7 @@ def test_cancellation_while_reading_ends_the_process(run: Run) -> None:
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
             async with opened(SPEECH) as decoder:
-                os.kill(decoder.pid, signal.SIGSTOP)
+                os.kill(process_of(decoder), signal.SIGSTOP)
                 tasks.start_soon(read_all, decoder)
                 await anyio.wait_all_tasks_blocked()
                 tasks.cancel_scope.cancel()
@@ -310,7 +316,7 @@ def test_a_decoder_that_is_killed_says_of_what(run: Run) -> None:
 
     async def main() -> None:
         async with opened(SPEECH) as decoder:
-            os.kill(decoder.pid, signal.SIGSEGV)
+            os.kill(process_of(decoder), signal.SIGSEGV)
             with pytest.raises(mt.DecoderCrashedError, match="killed by SIGSEGV") as caught:
                 await read_all(decoder)
             assert caught.value.reason == "killed by SIGSEGV"

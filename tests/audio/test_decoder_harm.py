@@ -15,7 +15,7 @@ from memsafe_transcribe._audio import decoder as decoder_module
 
 from ..conftest import Run
 from ..support.media import SPEECH, tone_samples, write_long_mp3, write_wav
-from .test_decoder import opened, read_all
+from .test_decoder import opened, process_of, read_all
 
 
 def test_one_that_hangs_is_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +24,7 @@ def test_one_that_hangs_is_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -
     async def main() -> None:
         async with opened(SPEECH) as decoder:
             monkeypatch.setattr(decoder_module, "_STALL_SECONDS", 0.3)
-            os.kill(decoder.pid, signal.SIGSTOP)
+            os.kill(process_of(decoder), signal.SIGSTOP)
             with pytest.raises(mt.DecoderCrashedError, match="it gave no sound for") as caught:
                 await read_all(decoder)
             assert "it gave no sound" in caught.value.reason

@@ -7,6 +7,8 @@ from array import array
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal
 
 import anyio
 
@@ -14,6 +16,7 @@ from .._errors import AudioDecodeError, AudioLimitError, DecoderCrashedError, Un
 from .._tasks import background
 from .._units import MiB
 from .._worker.process import WorkerProcess
+from .._worker.thread import Send, WorkerThread, worker_thread
 from . import sniff
 from .isobmff import index_bytes
 
@@ -32,6 +35,7 @@ _STALL_SECONDS = 60.0  # that a decoder may be waited for at a time, and beyond 
 _CPU_SECONDS, _CPU_SHARE = 60, 0.1  # of processor time, and for each second of audio that is allowed
 _COUNT = struct.Struct("<I")
 _LEVEL_BYTES = 4
+Isolation = Literal["process", "thread"]
 _FED = -1  # in place of a descriptor: the file comes in by stdin
 
 
@@ -100,13 +104,14 @@ def cpu_limit_seconds(max_audio_seconds: float) -> int:
 
 
 class Decoder:
-    """Samples of one file, from a process that is slowed down to the speed of its reader."""
+    """Samples of one file, from a process (or a thread) that is slowed down to the speed of its reader."""
 
-    def __init__(self, worker: WorkerProcess, name: str, head: bytes, max_audio_seconds: float) -> None:
+    def __init__(self, worker: WorkerProcess | WorkerThread, name: str, head: bytes, max_audio_seconds: float) -> None:
         self._worker = worker
         self._name = name
         self._head = head
         self._max_audio_seconds = max_audio_seconds
+        self._what = "process" if worker.pid is not None else "thread"
         self._block: Block | None = None
         self._received_seconds = self._waited_seconds = 0.0
         self._ended = False
@@ -114,8 +119,8 @@ class Decoder:
         self.gaps: tuple[DecodeGap, ...] = ()
 
     @property
-    def pid(self) -> int:
-        """The decoding process."""
+    def pid(self) -> int | None:
+        """The decoding process; None if it is a thread of this one."""
         return self._worker.pid
 
     async def start(self) -> None:
@@ -156,7 +161,7 @@ class Decoder:
     def _crash(self, reason: str) -> DecoderCrashedError:
         if reason == "killed by SIGXCPU":
             reason = f"it used more than {cpu_limit_seconds(self._max_audio_seconds)} s of processor time"
-        return DecoderCrashedError(f"{self._name}: the decoding process failed: {reason}", reason=reason)
+        return DecoderCrashedError(f"{self._name}: the decoding {self._what} failed: {reason}", reason=reason)
 
     def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"P":
@@ -203,6 +208,7 @@ async def open_decoder(
     max_audio_seconds: float,
     data_limit_bytes: int,
     feed: Iterable[bytes] | None = None,
+    isolation: Isolation = "process",
 ) -> AsyncIterator[Decoder]:
     """Decode a file in a process of its own, which is dead and reaped when the block is left.
 
@@ -213,18 +219,23 @@ async def open_decoder(
         max_audio_seconds: refuse to decode more, whatever the header claims.
         data_limit_bytes: as `data_limit_bytes(fd)` found it when memory was reserved.
         feed: a stream that needs no seeking, in small pieces, which are sent as the process takes them.
+        isolation: "thread" for one of this process instead, where no limit holds but that on the audio's length.
 
     Raises:
         UnsupportedMediaError: it is not audio.
         AudioDecodeError: anything else that keeps it from being decoded.
     """
     head = b"" if fd is None else os.pread(fd, sniff.HEAD_BYTES, 0)
-    limits = data_limit_bytes, int(max_audio_seconds * SAMPLE_RATE_HZ), cpu_limit_seconds(max_audio_seconds)
+    max_samples = int(max_audio_seconds * SAMPLE_RATE_HZ)
     async with AsyncExitStack() as opened:
-        worker = WorkerProcess(
-            "_audio.worker", _FED if fd is None else fd, *limits, pass_fds=() if fd is None else (fd,)
-        )
-        await opened.enter_async_context(worker)
+        worker: WorkerProcess | WorkerThread
+        if isolation == "thread":
+            worker = await opened.enter_async_context(worker_thread(partial(_decode_in_thread, fd, max_samples)))
+        else:
+            limits = data_limit_bytes, max_samples, cpu_limit_seconds(max_audio_seconds)
+            passed = () if fd is None else (fd,)
+            worker = WorkerProcess("_audio.worker", _FED if fd is None else fd, *limits, pass_fds=passed)
+            await opened.enter_async_context(worker)
         decoder = Decoder(worker, name, head, max_audio_seconds)
         if feed is not None:
             tasks = await opened.enter_async_context(background())
@@ -233,7 +244,13 @@ async def open_decoder(
         yield decoder
 
 
-async def _feed(worker: WorkerProcess, pieces: Iterable[bytes]) -> None:
+def _decode_in_thread(fd: int | None, max_samples: int, stdin: int, send: Send) -> None:
+    from .decoding import decode  # it loads PyAV, which else this process never does
+
+    decode(fd, stdin, max_samples, send, is_confined=False)
+
+
+async def _feed(worker: WorkerProcess | WorkerThread, pieces: Iterable[bytes]) -> None:
     with suppress(BrokenPipeError):  # it has all that it wants, or is dead: its reader is told
         for piece in pieces:
             await worker.write(piece)

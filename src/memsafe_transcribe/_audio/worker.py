@@ -1,22 +1,12 @@
-"""The decoding process: any audio file in, 16 kHz mono signed 16-bit samples out. Run by `decoder.py`, never imported.
-
-Frames out: I (JSON: what the file says of itself), P (a block: a 32-bit count of levels, the levels as 32-bit floats,
-samples), then D (JSON: what was damaged) or E (JSON: why not).
-"""
+"""The decoding process: any audio file in, the frames of `decoding.py` out. Run by `decoder.py`, never imported."""
 
 import os
-import struct
 import sys
 import wave
-from array import array
 
 from memsafe_transcribe._worker import inside, sandbox
 
-_COUNT = struct.Struct("<I")
-
-
-def _send_block(levels: "array[float]", samples: bytes) -> None:
-    inside.send(b"P", _COUNT.pack(len(levels)) + levels.tobytes() + samples)
+_STDIN = 0
 
 
 def _warm_up() -> None:
@@ -41,25 +31,12 @@ def main() -> None:
     try:
         import av
 
-        from .files import Feed, FileView
-        from .media import Media, RefusalError
-        from .samples import Samples
+        from .decoding import decode
 
         av.logging.set_level(None)
         _warm_up()
         inside.limit_resources(data_limit_bytes, cpu_seconds)
         is_confined = sandbox.confine()
-        try:
-            media = Media(Feed(0), None, max_samples) if fd < 0 else Media(FileView(fd), fd, max_samples)
-            inside.send_json(b"I", {**media.info, "is_confined": is_confined})
-            samples = Samples(_send_block)
-            media.decode(samples)
-            if samples.count == 0:
-                what = "no sample of it could be decoded" if media.gaps else "it holds no samples"
-                raise RefusalError("unsupported", what)
-            gaps = [(gap.start_samples, gap.end_samples, gap.reason) for gap in media.gaps]
-            inside.send_json(b"D", {"samples": samples.count, "gaps": gaps})
-        except RefusalError as refusal:
-            inside.send_json(b"E", {"kind": refusal.kind, "message": str(refusal)})
+        decode(None if fd < 0 else fd, _STDIN, max_samples, inside.send, is_confined=is_confined)
     except MemoryError:
         inside.send_json(b"E", {"kind": "memory", "message": f"needs more than data_limit_bytes={data_limit_bytes}"})

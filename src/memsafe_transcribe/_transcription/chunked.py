@@ -15,6 +15,7 @@ from .._audio.chunks import ChunkReader
 from .._audio.decoder import (
     SAMPLE_RATE_HZ,
     Decoder,
+    Isolation,
     common_bytes,
     data_limit_bytes,
     largest_limit_bytes,
@@ -51,6 +52,8 @@ class ChunkedTranscriber:
         on_error: what a chunk that the engine failed on is to its job: "raise" its error; "mark" it as a gap and go on;
             or "stop" there, with what there is. What may pass is tried again before, what is too large is cut in two,
             and a used-up quota (`TranscriberQuotaError`) ends the job also where others are only marked.
+        isolation: where files are decoded: in a "process" of their own, which the kernel confines and which can be
+            ended; or in a "thread" of this one, for files that are trusted. That starts sooner, and loads PyAV here.
         queue_timeout_seconds: how long a job waits for a slot and memory; None for as long as it takes.
 
     Raises:
@@ -73,12 +76,15 @@ class ChunkedTranscriber:
         chunk_seconds: float | None = None,
         max_audio_seconds: float = 86_400.0,
         on_error: OnError = "raise",
+        isolation: Isolation = "process",
         queue_timeout_seconds: float | None = None,
     ) -> None:
         if not 0 < max_audio_seconds < inf:
             raise ValueError(f"max_audio_seconds must be more than 0 and finite, got {max_audio_seconds}")
         if on_error not in get_args(OnError):
             raise ValueError(f'on_error must be "raise", "mark" or "stop", got {on_error!r}')
+        if isolation not in get_args(Isolation):
+            raise ValueError(f'isolation must be "process" or "thread", got {isolation!r}')
         self._engine = resolve(engine, engine_options)
         capabilities = self._engine.capabilities
         self._wanted = Sizes(
@@ -91,6 +97,7 @@ class ChunkedTranscriber:
         self._downloader = downloader or SafeDownloader(admission=self._admission)
         self._max_audio_seconds = max_audio_seconds
         self._on_error = on_error
+        self._isolation = isolation
         self._queue_timeout_seconds = queue_timeout_seconds
         self._shared = SharedEngine(self._engine, self._admission, queue_timeout_seconds)
 
@@ -273,6 +280,7 @@ class ChunkedTranscriber:
             feed=media.feed,
             max_audio_seconds=self._max_audio_seconds,
             data_limit_bytes=limit_bytes,
+            isolation=self._isolation,
         )
 
     def _free_bytes(self, held: Reservation | None) -> int:

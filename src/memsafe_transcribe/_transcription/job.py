@@ -89,7 +89,8 @@ class RunningJob:
     def tell(self, done_seconds: float, held_bytes: int) -> None:
         """Say how far the job is, and what of its promise is resident by now."""
         self._report(Progress("transcribing", done_seconds, self._decoder.info.duration_seconds))
-        decoder_bytes = resident_bytes(self._decoder.pid)
+        pid = self._decoder.pid
+        decoder_bytes = 0 if pid is None else resident_bytes(pid)
         if decoder_bytes > self._decoder_bytes:  # a strange stream; its process has a limit of its own
             self._reservation.try_grow(decoder_bytes - self._decoder_bytes)
             self._decoder_bytes = decoder_bytes

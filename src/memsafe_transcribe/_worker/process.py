@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 import weakref
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +14,8 @@ from typing import IO
 
 import anyio
 
-from .frames import FrameReader, header
+from .pipes import READ_BYTES, Pipes, read_some
 
-_READ_BYTES = 1 << 17
 _PIPE_BYTES = 1 << 17  # two seconds of audio: less of a wait for each other
 _REAP_SECONDS = 5.0
 _PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
@@ -30,7 +28,7 @@ _living: "weakref.WeakSet[WorkerProcess]" = weakref.WeakSet()
 _PASSED_ON = ("PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-class WorkerProcess:
+class WorkerProcess(Pipes):
     """One worker: the function `main` of memsafe_transcribe.MODULE, with the lifeline's descriptor and `arguments` in
     its `sys.argv`, in a Python of its own that is started at once.
 
@@ -67,8 +65,7 @@ class WorkerProcess:
             os.set_blocking(pipe.fileno(), False)
         with suppress(OSError):  # a user with many pipes is given no larger ones
             fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        self._reader = FrameReader()
-        self._frames: deque[tuple[bytes, bytes]] = deque()
+        super().__init__(self._stdin, self._stdout)
         self._last_words = b""
         _living.add(self)
         self._reaping = anyio.Lock()
@@ -77,46 +74,6 @@ class WorkerProcess:
     def pid(self) -> int:
         """The child's process id."""
         return self._process.pid
-
-    async def send(self, kind: bytes, payload: bytes) -> None:
-        """Write one frame, waiting while the pipe is full.
-
-        Raises:
-            BrokenPipeError: the child is dead.
-
-        Cancellation: a part of the frame may have been sent; the child is of no use afterwards.
-        """
-        for part in (header(kind, len(payload)), payload):
-            await self.write(part)
-
-    async def write(self, data: bytes) -> None:
-        """Write bytes that are no frame: for a child that reads its stdin as a file. Errors as those of `send`."""
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[os.write(self._stdin.fileno(), view) :]
-            except BlockingIOError:
-                await anyio.wait_writable(self._stdin)
-
-    def close_stdin(self) -> None:
-        """Say that no more will be written."""
-        self._stdin.close()
-
-    async def receive(self) -> tuple[bytes, bytes] | None:
-        """The next frame as (kind, payload); None once the child has closed its end.
-
-        Raises:
-            FrameError: the child sends something else.
-        """
-        while not self._frames:
-            data = await self._read()
-            if not data:
-                return None
-            self._frames.extend(self._reader.feed(data))
-        return self._frames.popleft()
-
-    async def _read(self) -> bytes:
-        return await _read_some(self._stdout)
 
     async def exit_reason(self) -> str:
         """How the child ended, for people. Kills it if it has not."""
@@ -137,8 +94,8 @@ class WorkerProcess:
         try:
             with anyio.move_on_after(_REAP_SECONDS, shield=True):
                 async with self._reaping:
-                    while data := await _read_some(self._stderr):
-                        self._last_words = (self._last_words + data)[-_READ_BYTES:]
+                    while data := await read_some(self._stderr):
+                        self._last_words = (self._last_words + data)[-READ_BYTES:]
         finally:
             # No shield holds against asyncio's own Task.cancel(). What is killed ends in milliseconds: wait here.
             try:
@@ -172,15 +129,6 @@ class WorkerProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-async def _read_some(pipe: IO[bytes]) -> bytes:
-    """What has come in, or b"" once the other end is closed."""
-    while True:
-        try:
-            return os.read(pipe.fileno(), _READ_BYTES)
-        except BlockingIOError:
-            await anyio.wait_readable(pipe)
 
 
 def _environment() -> dict[str, str]:
