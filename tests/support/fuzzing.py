@@ -19,7 +19,7 @@ import memsafe_transcribe as mt
 from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, DecodeGap, data_limit_bytes, open_decoder
 
 from .media import encode
-from .media_cases import beeps, hear
+from .media_cases import beeps, hear, write_film
 from .mutants import mutant
 
 MAX_AUDIO_SECONDS = 20.0
@@ -69,7 +69,8 @@ _RECIPES: dict[str, tuple[str, str, tuple[int, str], dict[str, str]]] = {
     "au": ("pcm_mulaw", "au", _PHONE, {}),
     "voc": ("pcm_u8", "voc", _PHONE, {}),
 }
-FORMATS = tuple(_RECIPES)
+_FILMS = ("film.mp4", "film.ts", "film.avi")  # sound beside a picture
+FORMATS = (*_RECIPES, *_FILMS)
 
 
 @cache
@@ -92,6 +93,8 @@ def bases() -> MappingProxyType[str, bytes]:
                 bit_rate=bit_rate,
             )
             made[name] = path.read_bytes()
+        for name in _FILMS:
+            made[name] = write_film(Path(folder, name), beeps(_SECONDS)).read_bytes()
     return MappingProxyType(made)
 
 
