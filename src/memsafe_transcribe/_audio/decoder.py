@@ -18,16 +18,17 @@ from .._units import MiB
 from .._worker.process import WorkerProcess
 from .._worker.thread import Send, WorkerThread, worker_thread
 from . import sniff
-from .isobmff import index_bytes
+from .isobmff import index_bytes, is_mp4
 
 SAMPLE_RATE_HZ = 16_000
 BYTES_PER_SECOND = SAMPLE_RATE_HZ * 2
 
-# Measured with PyAV 18.1: an idle decoding process has 13 MiB of RssAnon, and with a common stream at most 16. What it
-# may allocate beyond the idle ones is set by RLIMIT_DATA: 24 MiB were enough for any stream, and the index of an
-# MP4 takes up to 13 times its size in the file (53 bytes per AAC frame, of which the file spends at least 4).
+# Measured with PyAV 18.1: an idle decoding process has 13 MiB of RssAnon, with a common stream up to 17, and of an MP4
+# (its boxes, and the AAC decoder) up to 19. What it may allocate beyond the idle ones is set by RLIMIT_DATA: 24 MiB
+# were enough for any stream, and an index that is loaded takes up to 13 times its size in the file (53 bytes per AAC
+# frame, of which the file spends at least 4).
 _IDLE_BYTES = 13 * MiB
-_COMMON_STREAM_BYTES = 3 * MiB
+_COMMON_STREAM_BYTES, _MP4_STREAM_BYTES = 4 * MiB, 6 * MiB
 _STREAM_BYTES = 24 * MiB
 _INDEX_FACTOR = 14
 
@@ -88,9 +89,11 @@ def peak_bytes(data_limit_bytes: int) -> int:
     return _IDLE_BYTES + data_limit_bytes
 
 
-def common_bytes(data_limit_bytes: int) -> int:
-    """What it adds unless the stream is a strange one: the index is charged whole, the stream as what it takes."""
-    return peak_bytes(data_limit_bytes) - _STREAM_BYTES + _COMMON_STREAM_BYTES
+def common_bytes(fd: int | None) -> int:
+    """What it adds unless the stream is a strange one: an index is charged whole, the stream as what it takes."""
+    if fd is None or not is_mp4(fd):
+        return _IDLE_BYTES + _COMMON_STREAM_BYTES
+    return _IDLE_BYTES + _MP4_STREAM_BYTES + data_limit_bytes(fd) - _STREAM_BYTES
 
 
 def largest_limit_bytes(file_bytes: int) -> int:

@@ -33,6 +33,11 @@ def index_bytes(fd: int) -> int:
     return total
 
 
+def is_mp4(fd: int) -> bool:
+    """Whether the file behind `fd` has an index, be it loaded or not."""
+    return any(kind in (b"moov", b"moof", b"free", b"hoov") for kind, _, _ in _boxes(fd))
+
+
 def flat_track(fd: int) -> mp4.Track | None:
     """The sound of a file whose index need not be loaded."""
     return mp4.find(partial(os.pread, fd), os.fstat(fd).st_size)

@@ -188,7 +188,7 @@ class ChunkedTranscriber:
         ):
             report(Progress("waiting"))
             limit_bytes = data_limit_bytes(media.fd)
-            decoder_bytes = common_bytes(limit_bytes)
+            decoder_bytes = common_bytes(media.fd)
             sizes = fitted(self._wanted, decoder_bytes, self._free_bytes(held))
             async with (
                 self._admission.reserve(
@@ -230,10 +230,10 @@ class ChunkedTranscriber:
                     f"a {type(source).__name__} would have to be read to its end to be planned for: give a URL, a "
                     "path, or a regular file that is open at its start"
                 )
-            limit_bytes = data_limit_bytes(media.fd)
+            limit_bytes, decoder_bytes = data_limit_bytes(media.fd), common_bytes(media.fd)
             async with (
                 self._admission.reserve(
-                    common_bytes(limit_bytes),
+                    decoder_bytes,
                     timeout_seconds=self._queue_timeout_seconds,
                     slot=False,
                     reservation=self._admission.current_reservation(),
@@ -242,10 +242,10 @@ class ChunkedTranscriber:
             ):
                 info = decoder.info
         free_bytes = self._free_bytes(None)
-        sizes = fitted(self._wanted, common_bytes(limit_bytes), free_bytes)
+        sizes = fitted(self._wanted, decoder_bytes, free_bytes)
         return planned(
             sizes,
-            common_bytes(limit_bytes),
+            decoder_bytes,
             self._shared.missing_bytes,
             info.duration_seconds if media.duration_seconds is None else media.duration_seconds,
             peak_bytes(limit_bytes),
@@ -255,9 +255,8 @@ class ChunkedTranscriber:
     async def _plan_url(self, url: str) -> Plan:
         probe = await self._downloader.probe(url)
         file_bytes = self._downloader.max_bytes if probe.size_bytes is None else probe.size_bytes
-        limit_bytes = data_limit_bytes(None)
-        free_bytes = self._free_bytes(None)
-        sizes = fitted(self._wanted, common_bytes(limit_bytes), free_bytes)
+        decoder_bytes, free_bytes = common_bytes(None), self._free_bytes(None)
+        sizes = fitted(self._wanted, decoder_bytes, free_bytes)
         spooled_bytes = file_bytes if is_memory(self._downloader.spool_dir) else 0
         most_bytes = min(
             peak_bytes(largest_limit_bytes(file_bytes)) + spooled_bytes,
@@ -266,7 +265,7 @@ class ChunkedTranscriber:
         size = "of unknown size" if probe.size_bytes is None else f"of {format_size(probe.size_bytes)}"
         return planned(
             sizes,
-            common_bytes(limit_bytes) + spooled_bytes,
+            decoder_bytes + spooled_bytes,
             self._shared.missing_bytes,
             None,
             most_bytes,
