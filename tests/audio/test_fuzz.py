@@ -1,8 +1,9 @@
 """Mutated real files of each format: whatever comes, the host gets samples or one error of ours, and is unharmed.
 
 Every mutant follows from its format and its seed alone, as long as this code and PyAV are the same. A failure names
-both; `MEMSAFE_FUZZ_REPLAY=FORMAT:SEED` has them, and nothing else, decoded again. With `MEMSAFE_TEST_PROFILE=long` new seeds are tried for `MEMSAFE_FUZZ_SECONDS`
-in all; failing files are put into the folder `MEMSAFE_FUZZ_KEEP`, if there is one.
+both; `MEMSAFE_FUZZ_REPLAY=FORMAT:SEED` has them, and nothing else, decoded again. With `MEMSAFE_TEST_PROFILE=long` new
+seeds are tried for `MEMSAFE_FUZZ_SECONDS` in all; failing files are put into the folder `MEMSAFE_FUZZ_KEEP`, if there
+is one.
 """
 
 import os
