@@ -152,9 +152,9 @@ def test_one_that_hangs_says_for_how_long(run: Run, next_path: Path, monkeypatch
 
 def test_one_that_grows_says_so(run: Run, next_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel refuses it more than was reserved: here, too little even to look at the file."""
-    monkeypatch.setattr(decoder_module, "_STREAM_BYTES", 100_000)
+    monkeypatch.setattr(decoder_module, "_STREAM_BYTES", 1_000_000)
     error = run(crash_then_go_on, SPEECH, next_path, nothing, monkeypatch.undo)
-    assert error.reason.startswith("out of memory: needs more than data_limit_bytes=100000")
+    assert error.reason.startswith("out of memory: needs more than data_limit_bytes=1000000")
 
 
 def test_one_that_burns_its_processor_time_says_so(
