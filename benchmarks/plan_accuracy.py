@@ -27,7 +27,9 @@ from tests.plugin.speech_clock import SpeechClock
 
 async def main():
     engine = SpeechClock()
-    engine.capabilities = mt.Capabilities(max_chunk_seconds=300, timestamps="word", concurrency=int(sys.argv[2]), chunk_copies=0)
+    engine.capabilities = mt.Capabilities(
+        max_chunk_seconds=300, timestamps="word", concurrency=int(sys.argv[2]), call_bytes_per_second=0
+    )
     transcriber = mt.ChunkedTranscriber(engine, chunk_seconds=float(sys.argv[3]))
     print("idle", flush=True)
     await anyio.to_thread.run_sync(sys.stdin.readline)
@@ -61,7 +63,7 @@ def added_bytes(audio: Path, concurrency: int = 1, chunk_seconds: float = 60.0) 
 
 
 def _resident_bytes(host: psutil.Process) -> int:
-    """A child that was just forked shares its parent's memory until it has become another program: not counted twice."""
+    """A child that was just forked has its parent's memory until it is another program: that is not counted twice."""
     try:
         command = host.cmdline()
         children = [child for child in host.children(recursive=True) if child.cmdline() != command]

@@ -310,9 +310,9 @@ def test_doctor_says_what_was_found(env: dict[str, str]) -> None:
 def test_a_container_that_is_too_small_is_told_with_figures(env: dict[str, str], tmp_path: Path) -> None:
     """Need, limit, and the setting, before anything is decoded."""
     audio = write_wav(tmp_path / "tone.wav", tone_samples(1.0))
-    done = command({**env, "MEMSAFE_LIMIT": "40MiB"}, "transcribe", "--engine", "speech-clock", audio)
+    done = command({**env, "MEMSAFE_LIMIT": "16MiB"}, "transcribe", "--engine", "speech-clock", audio)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "can never fit: at most 36.0 MiB of 40.0 MiB may be used" in done.stderr
+    assert "can never fit: at most 14.4 MiB of 16.0 MiB may be used" in done.stderr
     assert "MEMSAFE_LIMIT" in done.stderr
 
 

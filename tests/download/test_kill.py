@@ -75,7 +75,7 @@ def test_two_hundred_kills_leave_no_space_taken(server: Server, tmp_path: Path, 
             after = os.statvfs(spool_dir)
             assert (after.f_bfree, after.f_ffree) == (before.f_bfree, before.f_ffree), (seed, kill)
         assert list(spool_dir.iterdir()) == []
-        assert saw_space_taken > KILLS // 20, "it was killed too early, or too late"
+        assert saw_space_taken > KILLS // 50, "it was killed too early, or too late"
 
 
 async def _download_for_ever(url: str) -> None:

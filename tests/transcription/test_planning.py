@@ -18,7 +18,12 @@ from ..support.segments import pydub
 from ..support.server import Server
 
 SHORTEST_SAMPLES = int(SHORTEST_CHUNK_SECONDS * 16_000)
-SIZES = st.builds(Sizes, st.integers(1, 300 * 16_000), st.integers(1, 16), st.floats(0, 10))
+CALLS = st.builds(
+    lambda fixed, rate: mt.Capabilities(call_bytes=fixed, call_bytes_per_second=rate).memory_bytes,
+    st.integers(0, 10**8),
+    st.floats(0, 10**6),
+)
+SIZES = st.builds(Sizes, st.integers(1, 300 * 16_000), st.integers(1, 16), CALLS)
 
 
 @given(wanted=SIZES, other_bytes=st.integers(0, 10**9), free_bytes=st.integers(-(10**8), 10**9))
@@ -28,11 +33,11 @@ def test_what_is_fitted_fits_or_is_the_smallest(wanted: Sizes, other_bytes: int,
     assert min(wanted.chunk_samples, SHORTEST_SAMPLES) <= sizes.chunk_samples <= wanted.chunk_samples
     assert 1 <= sizes.concurrency <= wanted.concurrency
     if other_bytes + sizes.host_bytes > free_bytes:
-        assert sizes == Sizes(min(wanted.chunk_samples, SHORTEST_SAMPLES), 1, wanted.copies)
+        assert sizes == Sizes(min(wanted.chunk_samples, SHORTEST_SAMPLES), 1, wanted.call_bytes)
     if sizes.chunk_samples < wanted.chunk_samples:
         assert sizes.concurrency == 1
     if sizes.concurrency < wanted.concurrency:
-        more = Sizes(wanted.chunk_samples, sizes.concurrency + 1, wanted.copies)
+        more = Sizes(wanted.chunk_samples, sizes.concurrency + 1, wanted.call_bytes)
         assert other_bytes + more.host_bytes > free_bytes
 
 

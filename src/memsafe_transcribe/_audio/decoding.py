@@ -8,6 +8,7 @@ import json
 import struct
 from array import array
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 from .files import Feed, FileView
@@ -15,6 +16,7 @@ from .media import Media, RefusalError
 from .samples import Samples
 
 _COUNT = struct.Struct("<I")
+_BLOCKS_AT_ONCE = 2  # each frame wakes its reader
 Send = Callable[[bytes, bytes], object]
 
 
@@ -35,14 +37,12 @@ def decode(fd: int | None, feed_fd: int, max_samples: int, send: Send, *, is_con
     def send_json(kind: bytes, value: dict[str, Any]) -> None:
         send(kind, json.dumps(value).encode())
 
-    def send_block(levels: "array[float]", samples: bytes) -> None:
-        send(b"P", _COUNT.pack(len(levels)) + levels.tobytes() + samples)
-
     try:
         media = Media(Feed(feed_fd) if fd is None else FileView(fd), fd, max_samples)
         send_json(b"I", {**media.info, "is_confined": is_confined})
-        samples = Samples(send_block)
-        media.decode(samples)
+        with closing(_Blocks(send)) as blocks:
+            samples = Samples(blocks.add)
+            media.decode(samples)
         if samples.count == 0:
             raise RefusalError(
                 "unsupported", "no sample of it could be decoded" if media.gaps else "it holds no samples"
@@ -51,3 +51,26 @@ def decode(fd: int | None, feed_fd: int, max_samples: int, send: Send, *, is_con
         send_json(b"D", {"samples": samples.count, "gaps": gaps})
     except RefusalError as refusal:
         send_json(b"E", {"kind": refusal.kind, "message": str(refusal)})
+
+
+class _Blocks:
+    """Sends blocks, a few at a time; what is left when it is closed, too."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._count = 0
+        self._levels = array("f")
+        self._samples = bytearray()
+
+    def add(self, levels: "array[float]", samples: bytes) -> None:
+        self._levels += levels
+        self._samples += samples
+        self._count += 1
+        if self._count == _BLOCKS_AT_ONCE:
+            self.close()
+
+    def close(self) -> None:
+        if self._count:
+            self._send(b"P", _COUNT.pack(len(self._levels)) + self._levels.tobytes() + self._samples)
+        self._count = 0
+        del self._levels[:], self._samples[:]

@@ -16,8 +16,7 @@ from .chunker import FRAME_SAMPLES
 SAMPLE_RATE_HZ = 16_000
 _LEVELS_HZ = SAMPLE_RATE_HZ // FRAME_SAMPLES
 _SAMPLE_BYTES, _FULL_SCALE = 2, 32_768
-_BLOCK_SAMPLES = 2 * SAMPLE_RATE_HZ  # each block wakes the parent
-_BLOCK_LEVELS = _BLOCK_SAMPLES // FRAME_SAMPLES
+_BLOCK_SAMPLES = SAMPLE_RATE_HZ
 _FRAMES_AT_ONCE = 16  # pushed before the graph is asked for what it has: asking in vain costs as much as decoding
 _MOST_RATE_HZ, _MOST_CHANNELS = 768_000, 64
 _CANCELLED = 0.01  # of the power of one channel is left in the mix: they are of opposite phase
@@ -143,14 +142,14 @@ class Samples:
 
     def _put_out(self, *, last: bool) -> None:
         while True:
-            whole = len(self._planes[0]) >= _BLOCK_SAMPLES * _SAMPLE_BYTES and len(self._levels[0]) >= _BLOCK_LEVELS
+            whole = len(self._planes[0]) >= _BLOCK_SAMPLES * _SAMPLE_BYTES and len(self._levels[0]) >= _LEVELS_HZ
             if not whole and not (last and self._planes[0]):
                 return
-            is_left = _power(self._levels[0][:_BLOCK_LEVELS]) < _CANCELLED * _power(self._levels[1][:_BLOCK_LEVELS])
+            is_left = _power(self._levels[0][:_LEVELS_HZ]) < _CANCELLED * _power(self._levels[1][:_LEVELS_HZ])
             samples, levels = self._planes[is_left], self._levels[is_left]
-            self._send(levels[:_BLOCK_LEVELS], bytes(samples[: _BLOCK_SAMPLES * _SAMPLE_BYTES]))
+            self._send(levels[:_LEVELS_HZ], bytes(samples[: _BLOCK_SAMPLES * _SAMPLE_BYTES]))
             for plane, level in zip(self._planes, self._levels, strict=True):
-                del plane[: _BLOCK_SAMPLES * _SAMPLE_BYTES], level[:_BLOCK_LEVELS]
+                del plane[: _BLOCK_SAMPLES * _SAMPLE_BYTES], level[:_LEVELS_HZ]
 
 
 def _power(levels: "array[float]") -> float:

@@ -90,7 +90,7 @@ class ChunkedTranscriber:
         self._wanted = Sizes(
             chunk_samples(chunk_seconds, capabilities.max_chunk_seconds, SAMPLE_RATE_HZ),
             capabilities.concurrency,
-            capabilities.chunk_copies,
+            capabilities.memory_bytes,
         )
         self._longest_samples = int(capabilities.max_chunk_seconds * SAMPLE_RATE_HZ)
         self._admission = admission or default_admission()

@@ -14,6 +14,7 @@ from .planning import Sizes
 from .progress import OnProgress, Progress
 
 _CEILING_WAIT_SECONDS = 60.0
+_MARGIN_SECONDS = 4 * POLL_SECONDS  # before a deadline, to say why instead of being cut off
 
 
 class RunningJob:
@@ -83,7 +84,7 @@ class RunningJob:
             guard.check(self._chunk_bytes, admitted=True)
         except MemoryPressureError:
             guard.cleanup()
-            patience = min(_CEILING_WAIT_SECONDS, deadline - anyio.current_time() - POLL_SECONDS)
+            patience = min(_CEILING_WAIT_SECONDS, deadline - anyio.current_time() - _MARGIN_SECONDS)
             await guard.wait_until_ok(self._chunk_bytes, admitted=True, timeout_seconds=patience)
 
     def tell(self, done_seconds: float, held_bytes: int) -> None:

@@ -1,5 +1,6 @@
 """Pure: how long the chunks are, how many are in work at once, and what that takes, by the memory at hand."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from .._audio.chunker import OVERLAP_SAMPLES, window_samples
@@ -43,18 +44,18 @@ class Sizes:
     Attributes:
         chunk_samples: what a core aims for, at 16 kHz.
         concurrency: how many chunks are in work at once.
-        copies: what the engine adds to a chunk, in multiples of it.
+        call_bytes: what the engine adds to a chunk of so many seconds.
     """
 
     chunk_samples: int
     concurrency: int
-    copies: float
+    call_bytes: Callable[[float], int]
 
     @property
     def chunk_bytes(self) -> int:
         """What one chunk in work takes."""
-        size_bytes = WAV_HEADER_BYTES + _SAMPLE_BYTES * (self.chunk_samples + 2 * OVERLAP_SAMPLES)
-        return int(size_bytes * (1 + self.copies))
+        samples = self.chunk_samples + 2 * OVERLAP_SAMPLES
+        return WAV_HEADER_BYTES + _SAMPLE_BYTES * samples + self.call_bytes(samples / _SAMPLE_RATE_HZ)
 
     @property
     def host_bytes(self) -> int:

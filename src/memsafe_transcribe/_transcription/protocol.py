@@ -21,8 +21,9 @@ class Capabilities:
         resident_bytes: memory that it keeps while it is open, such as a model. Charged for as long.
         concurrency: how many chunks of one file it may be asked for at once, from several tasks, or threads if its
             method is not async. As many are, as slots and memory allow.
-        chunk_copies: what a call adds to this process, in multiples of the chunk's own bytes: 1 where it is sent on as
-            it is, 3 and more where it becomes base64 in JSON.
+        call_bytes: what a call adds to this process and its children, whatever the chunk.
+        call_bytes_per_second: what it adds for each second of the chunk, besides the chunk itself. By default one copy
+            of it; where it becomes base64 in JSON, it is three and more.
     """
 
     max_chunk_seconds: float = 60.0
@@ -31,7 +32,8 @@ class Capabilities:
     languages: tuple[str, ...] | None = None
     resident_bytes: int = 0
     concurrency: int = 1
-    chunk_copies: float = 1.0
+    call_bytes: int = 0
+    call_bytes_per_second: float = 32_000.0
 
     def __post_init__(self) -> None:
         if not self.max_chunk_seconds > 0:
@@ -40,8 +42,13 @@ class Capabilities:
             raise ValueError(f"formats must contain 'wav', which is what chunks are made as; got {self.formats}")
         if self.concurrency < 1:
             raise ValueError(f"concurrency must be at least 1, got {self.concurrency}")
-        if not self.chunk_copies >= 0:
-            raise ValueError(f"chunk_copies must not be negative, got {self.chunk_copies}")
+        for name in ("resident_bytes", "call_bytes", "call_bytes_per_second"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+
+    def memory_bytes(self, duration_seconds: float) -> int:
+        """What one call adds for a chunk of this length, besides the chunk itself and what is resident."""
+        return self.call_bytes + int(self.call_bytes_per_second * duration_seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
