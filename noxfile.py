@@ -37,6 +37,13 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """New mutants of real media files through the decoding process, for MEMSAFE_FUZZ_SECONDS (ten minutes)."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", *(session.posargs or ("tests/audio/test_fuzz.py",)), env={"MEMSAFE_TEST_PROFILE": "long"})
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Every line and every branch of the pure files, by the tests of memory, admission and the rules of downloads."""
     if absent := [name for name in PURE if not (SOURCE / name).is_file()]:

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 import memsafe_transcribe as mt
 
+from .support.fuzzing import tally_of_session
 from .support.server import Server
 from .support.steps import steps_run
 
@@ -33,10 +34,13 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many steps the state machines ran: the long profile has to run many."""
+    """Say how many steps the state machines ran, and how many mutants were decoded: the long profile has to do many."""
     if steps_run:
         each = ", ".join(f"{name} {count:,}" for name, count in sorted(steps_run.items()))
         terminalreporter.write_line(f"steps of state machines: {steps_run.total():,} ({each})")
+    if tally_of_session.formats:
+        for line in tally_of_session.lines():
+            terminalreporter.write_line(line)
 
 
 def open_descriptors() -> dict[int, str]:
