@@ -36,6 +36,7 @@ PURE = {
     "_audio/encoding.py",
     "_audio/mp4.py",
     "_audio/sniff.py",
+    "_audio/words.py",
     "_download/addresses.py",
     "_download/pace.py",
     "_download/policy.py",

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterator
 
 from ._admission.controller import default_admission
-from ._audio.decoder import SAMPLE_RATE_HZ, data_limit_bytes, open_decoder
+from ._audio.decoder import data_limit_bytes, open_decoder
 from ._audio.encoding import wav
+from ._audio.words import SAMPLE_RATE_HZ
 from ._download import spool
 from ._errors import AudioDecodeError, SpoolError
 from ._memory.cleanup import allocator

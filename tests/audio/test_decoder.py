@@ -14,14 +14,8 @@ import av
 import pytest
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._audio.decoder import (
-    BYTES_PER_SECOND,
-    DecodeGap,
-    Decoder,
-    data_limit_bytes,
-    open_decoder,
-    peak_bytes,
-)
+from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, Decoder, data_limit_bytes, open_decoder, peak_bytes
+from memsafe_transcribe._audio.words import DecodeGap
 
 from ..conftest import Run
 from ..support.media import SPEECH, encode, tone_samples, write_encoded, write_long_mp3, write_wav
@@ -352,7 +346,7 @@ def test_a_decoder_that_sends_too_much_is_stopped(run: Run, tmp_path: Path, monk
     impostor.write_text(
         f"#!{sys.executable}\nimport os, struct\n"
         f"os.write(1, struct.pack('<cI', b'I', {len(info)}) + {info.encode()!r})\n"
-        "while True: os.write(1, struct.pack('<cII', b'P', 32004, 0) + bytes(32000))\n"
+        "while True: os.write(1, struct.pack('<cII', b'P', 32404, 100) + bytes(32400))\n"
     )
     impostor.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(impostor))

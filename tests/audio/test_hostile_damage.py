@@ -12,10 +12,11 @@ import pytest
 from av.container import InputContainer
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, DecodeGap, open_decoder
+from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, open_decoder
 from memsafe_transcribe._audio.files import FileView
 from memsafe_transcribe._audio.media import Media
 from memsafe_transcribe._audio.samples import Samples
+from memsafe_transcribe._audio.words import DecodeGap
 
 from ..conftest import Run
 from ..support.damaged_media import aac_channels, break_fragment, damage, overwrite_packets

@@ -16,7 +16,8 @@ from types import MappingProxyType
 import anyio
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, DecodeGap, data_limit_bytes, open_decoder
+from memsafe_transcribe._audio.decoder import BYTES_PER_SECOND, data_limit_bytes, open_decoder
+from memsafe_transcribe._audio.words import DecodeGap
 
 from .media import encode
 from .media_cases import beeps, hear, write_film

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .chunker import FRAME_SAMPLES, Chunker, Span, halves
-from .decoder import SAMPLE_RATE_HZ, Block
 from .encoding import WAV_HEADER_BYTES, wav
+from .words import SAMPLE_RATE_HZ, Block
 
 _SAMPLE_BYTES = 2
 

@@ -1,12 +1,9 @@
 """The parent's side of the decoding process."""
 
-import json
 import os
 import struct
-from array import array
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -19,8 +16,8 @@ from .._worker.process import WorkerProcess
 from .._worker.thread import Send, WorkerThread, worker_thread
 from . import sniff
 from .isobmff import index_bytes, is_mp4
+from .words import SAMPLE_RATE_HZ, Block, DecodeGap, MediaInfo, block_of, gaps_of, info_of, refusal_of
 
-SAMPLE_RATE_HZ = 16_000
 BYTES_PER_SECOND = SAMPLE_RATE_HZ * 2
 
 # Measured with PyAV 18.1: an idle decoding process has 13 MiB of RssAnon, with a common stream up to 17, and of an MP4
@@ -34,49 +31,8 @@ _INDEX_FACTOR = 14
 
 _STALL_SECONDS = 60.0  # that a decoder may be waited for at a time, and beyond the length of what it gave in all
 _CPU_SECONDS, _CPU_SHARE = 60, 0.1  # of processor time, and for each second of audio that is allowed
-_COUNT = struct.Struct("<I")
-_LEVEL_BYTES = 4
 Isolation = Literal["process", "thread"]
 _FED = -1  # in place of a descriptor: the file comes in by stdin
-
-
-@dataclass(frozen=True, slots=True)
-class MediaInfo:
-    """What a file says of itself.
-
-    Attributes:
-        format: FFmpeg's name of the container, `mp3` or `mov,mp4,m4a,3gp,3g2,mj2`.
-        codec: FFmpeg's name of the audio decoder.
-        duration_seconds: the length that the header claims or implies; None if it does neither. Never trusted.
-        is_confined: whether the kernel lets the decoding process do nothing but compute (seccomp).
-    """
-
-    format: str
-    codec: str
-    duration_seconds: float | None
-    is_confined: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """Up to two seconds of audio.
-
-    Attributes:
-        levels: the mean square of the samples of each 10 ms; full scale is 1.0.
-        samples: 16 kHz mono signed 16-bit little-endian.
-    """
-
-    levels: "array[float]"
-    samples: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeGap:
-    """Audio that is missing. Where the file does not tell how much, the end is the start."""
-
-    start_seconds: float
-    end_seconds: float
-    reason: str
 
 
 def data_limit_bytes(fd: int | None) -> int:
@@ -155,7 +111,7 @@ class Decoder:
                 self._take(*frame)
         except TimeoutError:
             raise self._crash(f"it gave no sound for {patience:.0f} s") from None
-        except (ValueError, TypeError, LookupError, RecursionError, struct.error) as error:
+        except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, struct.error) as error:
             # A decoder that a media file has taken over may send anything at all.
             raise self._crash(f"it does not speak its protocol any more ({type(error).__name__})") from error
         if frame is None:
@@ -168,23 +124,21 @@ class Decoder:
 
     def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"P":
-            samples_at = _COUNT.size + _LEVEL_BYTES * _COUNT.unpack_from(payload)[0]
-            self._block = Block(array("f", payload[_COUNT.size : samples_at]), payload[samples_at:])
+            self._block = block_of(payload)
             self._received_seconds += len(self._block.samples) / BYTES_PER_SECOND
             if self._received_seconds > self._max_audio_seconds + 1:
                 raise self._refusal("limit", "more audio came out of it than was asked for")
-            return
-        message = json.loads(payload)
-        if kind == b"I":
-            self.info = MediaInfo(**message)
+        elif kind == b"I":
+            self.info = info_of(payload)
         elif kind == b"D":
-            self.gaps = tuple(
-                DecodeGap(start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ, str(reason))
-                for start, end, reason in message["gaps"]
-            )
+            # What is missing may lie behind what was heard, up to what the header claims.
+            most_seconds = max(self._max_audio_seconds, self._received_seconds) + 1
+            self.gaps = gaps_of(payload, int(most_seconds * SAMPLE_RATE_HZ))
             self._ended = True
+        elif kind == b"E":
+            raise self._refusal(*refusal_of(payload))
         else:
-            raise self._refusal(str(message["kind"]), str(message["message"]))
+            raise ValueError("no such word")
 
     def _refusal(self, kind: str, message: str) -> AudioDecodeError:
         if kind == "limit":

@@ -11,6 +11,9 @@ _STDIN = 0
 
 def _warm_up() -> None:
     """Decode a moment of silence, so that everything PyAV imports on first use is there before files are forbidden."""
+    import av.subtitles.codeccontext
+    import av.subtitles.subtitle  # noqa: F401 - of a film with subtitles, which are not decoded
+
     from .files import FileView
     from .media import Media
     from .samples import Samples

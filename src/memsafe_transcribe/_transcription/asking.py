@@ -12,7 +12,7 @@ import anyio
 
 from .._audio.chunker import Span
 from .._audio.chunks import Cut
-from .._audio.decoder import SAMPLE_RATE_HZ
+from .._audio.words import SAMPLE_RATE_HZ
 from .._errors import ChunkTooLargeError, TranscriberFailedError, TranscriberQuotaError, TranscriberUnavailableError
 from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult
 from .registry import Engine

@@ -13,7 +13,6 @@ from .._admission.reservation import Reservation
 from .._audio.chunker import Chunker, chunk_samples
 from .._audio.chunks import ChunkReader
 from .._audio.decoder import (
-    SAMPLE_RATE_HZ,
     Decoder,
     Isolation,
     common_bytes,
@@ -22,6 +21,7 @@ from .._audio.decoder import (
     open_decoder,
     peak_bytes,
 )
+from .._audio.words import SAMPLE_RATE_HZ
 from .._download.downloader import SafeDownloader
 from .._download.spool import is_memory
 from .._tasks import background

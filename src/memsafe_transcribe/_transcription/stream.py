@@ -10,7 +10,8 @@ from anyio.abc import TaskGroup
 
 from .._audio.chunker import Span
 from .._audio.chunks import ChunkReader, Cut
-from .._audio.decoder import SAMPLE_RATE_HZ, Decoder
+from .._audio.decoder import Decoder
+from .._audio.words import SAMPLE_RATE_HZ
 from .._errors import TranscriberFailedError
 from .asking import Answer, Asker
 from .stitching import ChunkSpan, Stitcher
