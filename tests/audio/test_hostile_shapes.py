@@ -3,6 +3,7 @@
 from array import array
 from pathlib import Path
 
+import av
 import pytest
 
 import memsafe_transcribe as mt
@@ -316,3 +317,24 @@ def test_silence_of_a_few_samples_is_known_as_silence(run: Run, tmp_path: Path, 
     """Though it is shorter than what a level is measured over."""
     heard = run(hear, write_wav(tmp_path / "short.wav", bytes(2 * count)))
     assert (heard.chunks, heard.transcript.status, heard.seconds) == ([], "silent", count / SAMPLE_RATE_HZ)
+
+
+@ONCE
+def test_subtitles_are_passed_over(run: Run, tmp_path: Path) -> None:
+    """PyAV would load what it has for them when it meets them, and no file can be opened any more then."""
+    sound = encode(tmp_path / "sound.mkv", "libopus", beeps(3))
+    (tmp_path / "text.srt").write_text("1\n00:00:00,000 --> 00:00:01,000\nhello\n\n")
+    film = tmp_path / "film.mkv"
+    with (
+        av.open(str(sound), "r") as audio,
+        av.open(str(tmp_path / "text.srt"), "r") as text,
+        av.open(str(film), "w") as target,
+    ):
+        for source in (text, audio):
+            target.add_stream_from_template(source.streams[0])
+        for stream, source in zip(target.streams, (text, audio), strict=True):
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = stream
+                    target.mux_one(packet)
+    run(hear, film).assert_in_place(range(3))
