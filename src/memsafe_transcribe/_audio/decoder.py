@@ -20,12 +20,12 @@ from .words import SAMPLE_RATE_HZ, Block, DecodeGap, MediaInfo, block_of, gaps_o
 
 BYTES_PER_SECOND = SAMPLE_RATE_HZ * 2
 
-# Measured with PyAV 18.1: an idle decoding process has 13 MiB of RssAnon, with a common stream up to 17, and of an MP4
-# (its boxes, and the AAC decoder) up to 19. What it may allocate beyond the idle ones is set by RLIMIT_DATA: 24 MiB
+# Measured with PyAV 18.1: an idle decoding process has 13 MiB of RssAnon, with a common stream up to 16, and of an MP4
+# (its boxes, and the AAC decoder) up to 18. What it may allocate beyond the idle ones is set by RLIMIT_DATA: 24 MiB
 # were enough for any stream, and an index that is loaded takes up to 13 times its size in the file (53 bytes per AAC
 # frame, of which the file spends at least 4).
 _IDLE_BYTES = 13 * MiB
-_COMMON_STREAM_BYTES, _MP4_STREAM_BYTES = 4 * MiB, 6 * MiB
+_COMMON_STREAM_BYTES, _MP4_STREAM_BYTES = 3 * MiB, 5 * MiB
 _STREAM_BYTES = 24 * MiB
 _INDEX_FACTOR = 14
 
