@@ -149,7 +149,7 @@ def test_a_segment_that_is_cut_keeps_its_own_spelling() -> None:
         spans[1], mt.ChunkResult(segments=(mt.Segment("Hello, my friend!", 1.0, 3.5, words=again),))
     )
     segments += stitcher.finish()
-    assert [segment.text for segment in segments] == ["Hello, my", "friend!"]
+    assert [segment.text for segment in segments] == ["Hello,", "my friend!"]
 
 
 LEFT, RIGHT = ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)
@@ -158,17 +158,47 @@ LEFT, RIGHT = ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)
 def seam(left: list[tuple[str, float, float]], right: list[tuple[str, float, float]]) -> list[mt.Segment]:
     """Words with their times in the whole audio, stitched at 10 s."""
     stitcher = Stitcher()
-    segments = []
-    for span, words in ((LEFT, left), (RIGHT, right)):
-        heard = tuple(mt.Word(text, begin - span.start_seconds, end - span.start_seconds) for text, begin, end in words)
-        segments += stitcher.push(span, mt.ChunkResult(words=heard))
+    segments = stitcher.push(LEFT, said(LEFT.start_seconds, left))
+    segments += stitcher.push(RIGHT, said(RIGHT.start_seconds, right))
     return segments + stitcher.finish()
+
+
+def said(start_seconds: float, words: list[tuple[str, float, float]]) -> mt.ChunkResult:
+    """The same words on the clock of a chunk that begins there."""
+    return mt.ChunkResult(
+        words=tuple(mt.Word(text, begin - start_seconds, end - start_seconds) for text, begin, end in words)
+    )
 
 
 def test_pairs_that_lie_across_each_other_are_not_both_taken() -> None:
     """The nearer pair decides; the word that was said twice comes twice."""
     left = [("so", 9.5, 9.7), ("well", 9.8, 10.0)]
     assert words_of(seam(left, [("well", 9.85, 10.05), ("so", 10.2, 10.4)])) == ["so", "well", "so"]
+
+
+def test_a_word_that_both_heard_is_reported_by_the_side_that_answers_for_it() -> None:
+    """The other one may have heard a part of it only, at the end of what it heard, and had to guess when it was."""
+    parts = [(5.0, 10.0, 3.0, 12.0), (10.0, 14.0, 8.0, 16.0), (14.0, 20.0, 11.8, 20.0)]
+    heard = [("wonderful", 11.8, 12.0)], [("wonderful", 11.8, 13.5)], [("wonderful", 11.8, 13.5), ("day", 14.2, 14.5)]
+    stitcher, segments = Stitcher(), []
+    for part, words in zip(parts, heard, strict=True):
+        segments += stitcher.push(ChunkSpan(*part), said(part[2], words))
+    segments += stitcher.finish()
+    assert [(word.text, word.start_seconds, word.end_seconds) for segment in segments for word in segment.words] == [
+        ("wonderful", pytest.approx(11.8), pytest.approx(13.5)),
+        ("day", pytest.approx(14.2), pytest.approx(14.5)),
+    ]
+    before = seam([("so", 8.2, 8.5), ("well", 9.5, 9.9)], [("so", 8.3, 8.4), ("well", 9.6, 9.8), ("then", 10.4, 10.6)])
+    assert [word.start_seconds for segment in before for word in segment.words] == pytest.approx([8.2, 9.5, 10.4])
+
+
+def test_a_long_word_around_a_short_one_loses_it_not() -> None:
+    """Times may lie within each other: no seam is put before what was said before the overlap."""
+    heard = said(0.0, [("aah", 7.6, 12.0), ("yes", 7.65, 7.9), ("now", 9.5, 9.8)])
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, mt.ChunkResult(segments=(mt.Segment("aah yes now", 7.6, 12.0, words=heard.words),)))
+    segments += stitcher.push(RIGHT, said(8.0, [("aah", 8.0, 12.6), ("no", 14.5, 15.0)])) + stitcher.finish()
+    assert words_of(segments) == ["aah", "yes", "now", "no"]
 
 
 def test_a_sliver_at_the_edge_is_not_taken_for_a_word() -> None:
@@ -317,6 +347,10 @@ def test_of_long_texts_only_the_ends_are_held_back_and_compared() -> None:
     first, rest = texts(mt.ChunkResult(text=" ".join(words[:70])), mt.ChunkResult(text=" ".join(words[55:])))
     assert " ".join([*first, *rest]).split() == words
     assert 70 - 4.5 * 6 <= len(" ".join(first).split()) <= 70 - 4 * 6
+    river = "down to the river"
+    left, right = f"{river} {' '.join(words)} we went {river}", f"{river} {' '.join(words)} and {river}"
+    first, rest = texts(mt.ChunkResult(text=left), mt.ChunkResult(text=right))
+    assert " ".join([*first, *rest]) == left + right.removeprefix(river)
 
 
 def test_of_several_texts_without_times_as_many_are_held_back_as_can_be_said() -> None:
