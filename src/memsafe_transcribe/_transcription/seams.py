@@ -2,9 +2,10 @@
 
 By the finest times that both sides have:
 
-  words      Words with the same text that are nearest in time are the same word; the pair nearest to the
-             border is the seam. No pair: words belong to the side of the border that their middle is on; one that is
-             on both sides is taken once, one that is on neither is taken all the same.
+  words      Words with the same text that are nearest in time are the same word; the pair nearest to the border is
+             the seam, and its word is taken from the side of the border that it is on. No pair: words belong to the
+             side of the border that their middle is on; one that is on both sides is taken once, one that is on
+             neither is taken all the same.
   segments   Where the border falls into no segment of either side, by their middles. Else, or where a time near it is
              a guess, by text; and if that fails, the segments across the border are kept from both sides.
   none       By text: the seam lies in a run of tokens that both sides have, with three in a row that are found only
