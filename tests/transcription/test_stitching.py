@@ -184,10 +184,10 @@ def test_a_word_that_both_heard_is_reported_by_the_side_that_answers_for_it() ->
     for part, words in zip(parts, heard, strict=True):
         segments += stitcher.push(ChunkSpan(*part), said(part[2], words))
     segments += stitcher.finish()
-    assert [(word.text, word.start_seconds, word.end_seconds) for segment in segments for word in segment.words] == [
-        ("wonderful", pytest.approx(11.8), pytest.approx(13.5)),
-        ("day", pytest.approx(14.2), pytest.approx(14.5)),
-    ]
+    reports = [word for segment in segments for word in segment.words]
+    assert [word.text for word in reports] == ["wonderful", "day"]
+    assert [word.start_seconds for word in reports] == pytest.approx([11.8, 14.2])
+    assert [word.end_seconds for word in reports] == pytest.approx([13.5, 14.5])
     before = seam([("so", 8.2, 8.5), ("well", 9.5, 9.9)], [("so", 8.3, 8.4), ("well", 9.6, 9.8), ("then", 10.4, 10.6)])
     assert [word.start_seconds for segment in before for word in segment.words] == pytest.approx([8.2, 9.5, 10.4])
 
