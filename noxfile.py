@@ -15,9 +15,25 @@ PURE = (
     "_memory/pressure.py",
     *(f"_admission/{name}.py" for name in ("claims", "ledger", "estimates", "table")),
     *(f"_download/{name}.py" for name in ("addresses", "pace", "policy", "ranges", "retries")),
+    *(f"_audio/{name}.py" for name in ("boxes", "chunker", "encoding", "mp4", "sniff")),
+    *(f"_transcription/{name}.py" for name in ("placing", "planning", "scripts", "seams", "stitching", "transcript")),
+    "_worker/frames.py",
 )
 DOWNLOAD_RULES = tuple(f"tests/download/test_{name}.py" for name in ("pace", "policy", "ranges", "retries"))
-LONG = ("tests/memory", "tests/admission", *DOWNLOAD_RULES, "tests/download/test_download_machine.py")
+AUDIO_RULES = tuple(f"tests/audio/test_{name}.py" for name in ("chunker", "mp4", "pure"))
+TRANSCRIPTION_RULES = tuple(
+    f"tests/transcription/test_{name}.py"
+    for name in ("formats", "oracle", "planning", "scripts", "stitching", "transcript")
+)
+LONG = (
+    "tests/memory",
+    "tests/admission",
+    *DOWNLOAD_RULES,
+    "tests/download/test_download_machine.py",
+    *AUDIO_RULES,
+    *TRANSCRIPTION_RULES,
+    "tests/worker/test_frames.py",
+)
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
 
@@ -45,7 +61,7 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Every line and every branch of the pure files, by the tests of memory, admission and the rules of downloads."""
+    """Every line and every branch of the pure files, by the tests of memory, admission and the rules of all else."""
     if absent := [name for name in PURE if not (SOURCE / name).is_file()]:
         session.error(f"not there to be measured: {', '.join(absent)}")
     session.install("-e", ".[dev]")

@@ -16,7 +16,7 @@ from memsafe_transcribe._audio.boxes import make_box
 
 from ..support.media import encode, tone_samples
 from ..support.media_cases import beeps, write_covered, write_film
-from ..support.mp4 import STBL, Sample, change, content, samples_of, table, with_tables, write_long_m4a
+from ..support.mp4 import STBL, Sample, boxes, change, content, samples_of, table, with_tables, write_long_m4a
 
 _OPTIONS = {"advanced_editlist": "0"}
 
@@ -203,8 +203,15 @@ def test_a_film_that_has_thousands_of_durations_keeps_its_length(tmp_path: Path)
     path = write_long_m4a(tmp_path / "a.m4a", 60)
     samples = samples_of(path)
     durations = [1000 + number % 2 * 48 for number in range(len(samples))]
+    assert len(durations) > 2_000
     data = with_tables(path.read_bytes(), samples, [100] * (len(samples) // 100 + 1), durations)
     assert_heard_alike(data)
+
+
+def encrypted(stsd: bytes) -> bytes:
+    """The content of an `stsd` whose entry says how it is protected, and is called as before."""
+    (size,) = struct.unpack_from(">I", stsd, 8)
+    return stsd[:8] + make_box(stsd[12:16], stsd[16 : 8 + size], make_box(b"sinf"))
 
 
 def _flip(path: str, at: int, new: bytes) -> Callable[[bytes], bytes]:
@@ -234,10 +241,17 @@ def _replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         lambda data: change(data, STBL + "stts", table((215, 1), row="II")),
         lambda data: change(data, STBL + "stts", table()),
         lambda data: change(data, STBL + "stsz", None),
+        lambda data: change(data, STBL + "stsz", bytes(8)),
+        lambda data: change(change(data, STBL + "stsz", None), STBL + "stz2", struct.pack(">III", 0, 4, 8) + bytes(8)),
         lambda data: change(data, STBL + "co64", table((0,), row="Q")),
         lambda data: change(data, "moov/trak/mdia/mdhd", None),
+        lambda data: change(data, "moov/trak/tkhd", b""),
+        lambda data: change(data, "moov/trak/mdia/minf/dinf/dref", table((8,)) + b"url "),
         lambda data: change(data, "moov/udta", bytes(3) + b"\x09" + bytes(4)),
         lambda data: change(data, "moov/trak/edts", bytes(100_000)),
+        lambda data: change(data, STBL + "stsd", encrypted(content(data, STBL + "stsd"))),
+        _flip(STBL + "stsd", 7, b"\2"),
+        _flip(STBL + "stsd", 24, b"\0\3"),
         _flip(STBL + "stsz", 8, b"\x01"),
         _flip(STBL + "stsc", 4, b"\x01"),
         _flip("moov/trak/mdia/hdlr", 8, b"subt"),
@@ -268,8 +282,72 @@ def test_other_files_are_left_to_ffmpeg(tmp_path: Path) -> None:
     ]
     film = write_film(tmp_path / "film.mp4", sound, sound).read_bytes()
     both = film.replace(b"tkhd\0\0\0\2", b"tkhd\0\0\0\3")
-    assert both != film
+    assert both != film and File(film).find() is not None
     assert [File(data).find() for data in (*(path.read_bytes() for path in paths), both, b"")] == [None] * 6
+
+
+def test_a_track_for_the_blind_is_left_to_ffmpeg(tmp_path: Path) -> None:
+    """Beside another one, FFmpeg prefers what has no such note, whichever of them is enabled."""
+    kind = make_box(b"udta", make_box(b"kind", bytes(4), b"urn:mpeg:dash:role:2011\0description\0"))
+    name = make_box(b"udta", make_box(b"name", b"Ton"))
+
+    def noted(data: bytes, udta: bytes) -> bytes:
+        """With this in the first track that has sound."""
+        moov = content(data, "moov")
+        trak = next(inside for box, inside in boxes(moov) if box == b"trak" and b"soun" in inside)
+        new = moov.replace(make_box(b"trak", trak), make_box(b"trak", trak, udta))
+        return change(data, "moov", new)
+
+    one = write_film(tmp_path / "one.mp4", beeps(1)).read_bytes()
+    two = write_film(tmp_path / "two.mp4", beeps(1), beeps(1)).read_bytes()
+    assert File(noted(one, kind)).find() is not None
+    assert File(noted(two, name)).find() is not None
+    assert File(noted(two, kind)).find() is None
+
+
+def test_more_boxes_than_any_real_file_has_are_not_looked_at(m4a: Path) -> None:
+    """Four thousand are; of a gigabyte of empty ones no more."""
+    data, empty = m4a.read_bytes(), make_box(b"free")
+    assert File(data + empty * 4_000).find() is not None
+    many = File(data + empty * 1_000_000)
+    assert many.find() is None
+    assert many.read_bytes < 100_000
+
+
+@pytest.mark.parametrize("box", [b"moov", b"mvhd", b"hdlr", b"dref", b"stsd", b"esds", b"stts", b"stco"])
+def test_a_file_that_is_shorter_than_was_said_is_left_to_ffmpeg(m4a: Path, box: bytes) -> None:
+    """It was cut off while it was looked at: no header is made of what is not there."""
+    data = m4a.read_bytes()
+    assert mp4.find(pread_of(bytearray(data)), len(data)) is not None
+    assert mp4.find(pread_of(bytearray(data[: data.index(box)])), len(data)) is None
+    assert mp4.find(pread_of(bytearray(data[: data.index(box) + 6])), len(data)) is None
+
+
+def pread_of(data: bytearray) -> Callable[[int, int], bytes]:
+    """As a file is read that may become shorter."""
+    return lambda size, offset: bytes(data[offset : offset + size])
+
+
+def test_an_index_that_is_cut_off_while_it_is_read_ends_with_a_word(tmp_path: Path) -> None:
+    """What was read of it before is heard, and each packet at its time."""
+    path = write_long_m4a(tmp_path / "a.m4a", 120)
+    samples = samples_of(path)
+    assert len(samples) > 5_000
+    data = with_tables(path.read_bytes(), samples, [1_000] * 6, [1024] * len(samples))
+    track = File(data).find()
+    assert track is not None
+    whole = list(track.packets(0))
+    rows = data.index(b"stsz") + 16
+    for end in (data.index(b"stts"), rows, rows + 4 * 4_096, rows + 4 * 5_000 + 2):
+        file = bytearray(data)
+        track = mp4.find(pread_of(file), len(file))
+        assert track is not None
+        packets = track.packets(0)
+        heard = [next(packets)]
+        del file[end:]
+        heard += packets
+        assert heard == whole[:4_096]  # sizes are read in pieces of so many, of which the first is there already
+        assert track.problem == "its index is cut off"
 
 
 @pytest.mark.parametrize(
@@ -301,7 +379,8 @@ def test_tables_that_break_off_end_with_a_word(tmp_path: Path, broken: Callable[
 def test_one_wrong_place_or_size_costs_one_chunk(m4a: Path, path: str, at: int) -> None:
     """What comes behind is heard at its time."""
     data, samples = m4a.read_bytes(), samples_of(m4a)
-    data = with_tables(data, samples, [100, 50, 50, 50], [1024] * len(samples))
+    durations = [1020 + number // 7 for number in range(len(samples))]
+    data = with_tables(data, samples, [100, 50, 50, 50], durations)
     heard = heard_by_us(_flip(STBL + path, at, b"\x7f")(data)).frames
     whole = heard_by_us(data).frames
     assert len(heard) == len(whole) - 50
@@ -335,11 +414,19 @@ def test_counts_alone_cost_nothing(m4a: Path) -> None:
 
 
 def test_impossible_times_end_it(m4a: Path) -> None:
-    """What FFmpeg makes of an edit list may be near the end of 64 bits."""
-    track = File(m4a.read_bytes()).find()
+    """What FFmpeg makes of an edit list may be near the end of 64 bits; so may the sum of the durations."""
+    data = m4a.read_bytes()
+    track = File(data).find()
     assert track is not None
     assert list(track.packets(-(1 << 62))) == []
     assert track.problem == "its edit list gives impossible times"
+
+    data = change(data, STBL + "stsz", struct.pack(">III", 0, 1, 0xFFFF_FFFF))
+    data = change(data, STBL + "stsc", table((1, 0xFFFF_FFFF, 1), row="III"))
+    track = File(change(data, STBL + "stts", table((0xFFFF_FFFF, 0x7FFF_FFFF), row="II"))).find()
+    assert track is not None
+    assert max(time for _, time in track.packets(0)) < 1 << 61
+    assert track.problem == "its index gives impossible times"
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import struct
 import wave
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from memsafe_transcribe._audio import sniff
-from memsafe_transcribe._audio.encoding import wav
+from memsafe_transcribe._audio.encoding import PIECE_BYTES, WavPieces, wav, wav_header
 from memsafe_transcribe._audio.files import FileView
 from memsafe_transcribe._audio.isobmff import index_bytes
 from memsafe_transcribe._audio.timestamps import flac_sample_number
@@ -22,6 +23,33 @@ def test_a_wav_file_reads_back_as_what_went_in(samples: bytes) -> None:
     with wave.open(io.BytesIO(wav([samples], 16_000))) as file:
         assert file.getparams()[:3] == (1, 2, 16_000)
         assert file.readframes(file.getnframes()) == samples
+
+
+@pytest.mark.parametrize("sample_bytes", [1, 2, 3, 4])
+@pytest.mark.parametrize("frames", [0, 1, 50_001])
+def test_samples_in_memory_are_a_wav_file_in_pieces(sample_bytes: int, frames: int) -> None:
+    """Python's own reader agrees; no piece is a copy of all; of one byte each, samples have no sign in a WAV file."""
+    samples = random.Random(frames).randbytes(frames * 2 * sample_bytes)
+    pieces = list(file := WavPieces(samples, 44_100, channels=2, sample_bytes=sample_bytes))
+    assert max(map(len, pieces)) <= PIECE_BYTES
+    assert file.duration_seconds == frames / 44_100
+    with wave.open(io.BytesIO(b"".join(pieces))) as read:
+        assert read.getparams()[:4] == (2, sample_bytes, 44_100, frames)
+        heard = read.readframes(frames)
+    assert heard == (bytes((each + 128) % 256 for each in samples) if sample_bytes == 1 else samples)
+
+
+def test_a_wav_header_of_too_much_says_until_the_end() -> None:
+    """The sizes of RIFF and data have 32 bits; the largest of them stands for a length that is not known."""
+
+    def sizes(size_bytes: int) -> tuple[int, int]:
+        header = wav_header(size_bytes, 16_000, channels=1, sample_bytes=2)
+        riff, data = struct.unpack("<4xI32xI", header)
+        return riff, data
+
+    most = 0xFFFF_FFFF - 36 - 1
+    assert sizes(most) == (most + 36, most)
+    assert sizes(most + 1) == sizes(1 << 40) == (0xFFFF_FFFF, 0xFFFF_FFFF)
 
 
 def index_of(data: bytes) -> int:
@@ -123,6 +151,32 @@ def test_any_bytes_have_an_index_within_their_own_size(data: bytes, head: bool) 
 def test_any_first_bytes_can_be_described(head: bytes) -> None:
     """It never raises, and says something or nothing."""
     assert sniff.describe(head) != ""
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"", "empty"),
+        (b"ffconcat version 1.0\nfile 'secret'\n", "an ffconcat playlist, which names other files"),
+        (b"\xef\xbb\xbf\r\n#EXTM3U\nhttp://example.com/", "an HLS or M3U playlist, which names other addresses"),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+        (b"\xff\xd8\xff\xe0", "a JPEG image"),
+        (b"GIF89a", "a GIF image"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"PK\x03\x04", "a ZIP archive"),
+        (b"\x1f\x8b\x08", "gzip data"),
+        (b'<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash">', "a DASH playlist, which names other addresses"),
+        (b"<!doctype html>\n<HTML><title>404</title>", "an HTML page"),
+        (b'\n<?xml version="1.0"?><rss>', "XML"),
+        (b"No such file.\r\nAsk again.\n", "plain text"),
+        ("Größe".encode()[:3], None),
+        (b"x" + "ß".encode() * sniff.HEAD_BYTES, "plain text"),  # cut off within a letter, as a longer file is
+        (b"RIFF\x24\0\0\0WAVE", None),
+    ],
+)
+def test_first_bytes_are_described_by_name(head: bytes, name: str | None) -> None:
+    """What a user may have taken for audio."""
+    assert sniff.describe(head[: sniff.HEAD_BYTES]) == name
 
 
 def test_speech_is_not_described_as_something_else() -> None:

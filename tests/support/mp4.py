@@ -59,8 +59,8 @@ def change(data: bytes, path: str, new: bytes | None) -> bytes:
 
 
 def samples_of(path: Path) -> list[Sample]:
-    """Of the first audio track, as FFmpeg finds them."""
-    with av.open(str(path)) as file:
+    """Of the first audio track, as FFmpeg finds them; those too that an edit list leaves out."""
+    with av.open(str(path), container_options={"advanced_editlist": "0"}) as file:
         return [Sample(packet.pos or 0, packet.size) for packet in file.demux(audio=0) if packet.size]
 
 

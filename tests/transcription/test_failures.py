@@ -11,10 +11,12 @@ import psutil
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._memory.pressure import Term
 
 from ..conftest import Run
 from ..plugin.speech_clock import SpeechClock
 from ..support.media import tone_samples, write_wav
+from ..support.memory import tell
 
 WORDS = [f"word{number}" for number in range(100)]
 
@@ -175,6 +177,54 @@ def test_an_engine_that_asks_for_more_time_than_there_is_is_given_up_at_once(
     with pytest.raises(mt.TranscriberFailedError, match=rf"asks for 3600 s; ({left}) s can be waited"):
         transcribe(run, engine, tone, deadline_seconds=deadline_seconds)
     assert engine.attempts[-1] == (1, 1)
+
+
+def test_no_pause_is_longer_than_what_is_left(run: Run, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job ends while there is time to say why, and not by its deadline; pauses double until then."""
+    pauses: list[float] = []
+
+    async def note(seconds: float, sleep: Callable[[float], Any] = anyio.sleep) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(anyio, "sleep", note)
+    engine = Failing(in_chunk(0, mt.TranscriberUnavailableError("busy")))
+    with pytest.raises(mt.TranscriberFailedError, match=r"busy \(at attempt 4, with [4-7]\.\d s left\)") as caught:
+        transcribe(run, engine, tone, deadline_seconds=7.9)
+    assert caught.value.retryable
+    assert pauses == [1.0, 2.0, 4.0]
+
+
+def test_an_engine_is_not_asked_again_at_the_ceiling(run: Run, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory ran out while it failed at the last chunk: the job fails at the deadline, and all before is out."""
+    limit = Term("limit", "cgroup v2 /full", "memory.max", 1024 * mt.MiB, 0, 0)
+    memory = tell(monkeypatch, limit)
+    words: list[str] = []
+
+    def fail(chunk: mt.AudioChunk, context: mt.ChunkContext) -> Exception | None:
+        if chunk.start_seconds + chunk.duration_seconds < 40:
+            return None
+        memory.say(replace(limit, used_bytes=1000 * mt.MiB))
+        return mt.TranscriberUnavailableError("busy")
+
+    engine = Failing(fail, concurrency=2)
+
+    async def main() -> None:
+        admission = mt.AdmissionController(guard=mt.MemoryGuard(), scope="process")
+        transcriber = mt.ChunkedTranscriber(engine, admission=admission, chunk_seconds=4)
+        with anyio.fail_after(3):
+            async with transcriber.stream(tone) as stream:
+                with pytest.raises(mt.MemoryPressureError, match=r"used by cgroup v2 /full"):
+                    async for segment in stream:
+                        words.extend(word.text for word in segment.words)
+                assert [segment async for segment in stream] == []
+        assert (admission.statistics().active, admission.statistics().reserved_bytes) == (0, 0)
+
+    run(main)
+    assert words == WORDS[: len(words)]
+    assert 80 < len(words) < 100
+    assert {attempt for _, attempt in engine.attempts} == {1}
 
 
 @pytest.mark.parametrize("on_error", ["raise", "mark", "stop"])

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
@@ -148,7 +149,7 @@ def test_a_segment_that_is_cut_keeps_its_own_spelling() -> None:
         spans[1], mt.ChunkResult(segments=(mt.Segment("Hello, my friend!", 1.0, 3.5, words=again),))
     )
     segments += stitcher.finish()
-    assert [segment.text for segment in segments] == ["Hello, my", "friend!"]
+    assert [segment.text for segment in segments] == ["Hello,", "my friend!"]
 
 
 LEFT, RIGHT = ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)
@@ -157,17 +158,47 @@ LEFT, RIGHT = ChunkSpan(0.0, 10.0, 0.0, 12.0), ChunkSpan(10.0, 20.0, 8.0, 20.0)
 def seam(left: list[tuple[str, float, float]], right: list[tuple[str, float, float]]) -> list[mt.Segment]:
     """Words with their times in the whole audio, stitched at 10 s."""
     stitcher = Stitcher()
-    segments = []
-    for span, words in ((LEFT, left), (RIGHT, right)):
-        heard = tuple(mt.Word(text, begin - span.start_seconds, end - span.start_seconds) for text, begin, end in words)
-        segments += stitcher.push(span, mt.ChunkResult(words=heard))
+    segments = stitcher.push(LEFT, said(LEFT.start_seconds, left))
+    segments += stitcher.push(RIGHT, said(RIGHT.start_seconds, right))
     return segments + stitcher.finish()
+
+
+def said(start_seconds: float, words: list[tuple[str, float, float]]) -> mt.ChunkResult:
+    """The same words on the clock of a chunk that begins there."""
+    return mt.ChunkResult(
+        words=tuple(mt.Word(text, begin - start_seconds, end - start_seconds) for text, begin, end in words)
+    )
 
 
 def test_pairs_that_lie_across_each_other_are_not_both_taken() -> None:
     """The nearer pair decides; the word that was said twice comes twice."""
     left = [("so", 9.5, 9.7), ("well", 9.8, 10.0)]
     assert words_of(seam(left, [("well", 9.85, 10.05), ("so", 10.2, 10.4)])) == ["so", "well", "so"]
+
+
+def test_a_word_that_both_heard_is_reported_by_the_side_that_answers_for_it() -> None:
+    """The other one may have heard a part of it only, at the end of what it heard, and had to guess when it was."""
+    parts = [(5.0, 10.0, 3.0, 12.0), (10.0, 14.0, 8.0, 16.0), (14.0, 20.0, 11.8, 20.0)]
+    heard = [("wonderful", 11.8, 12.0)], [("wonderful", 11.8, 13.5)], [("wonderful", 11.8, 13.5), ("day", 14.2, 14.5)]
+    stitcher, segments = Stitcher(), []
+    for part, words in zip(parts, heard, strict=True):
+        segments += stitcher.push(ChunkSpan(*part), said(part[2], words))
+    segments += stitcher.finish()
+    reports = [word for segment in segments for word in segment.words]
+    assert [word.text for word in reports] == ["wonderful", "day"]
+    assert [word.start_seconds for word in reports] == pytest.approx([11.8, 14.2])
+    assert [word.end_seconds for word in reports] == pytest.approx([13.5, 14.5])
+    before = seam([("so", 8.2, 8.5), ("well", 9.5, 9.9)], [("so", 8.3, 8.4), ("well", 9.6, 9.8), ("then", 10.4, 10.6)])
+    assert [word.start_seconds for segment in before for word in segment.words] == pytest.approx([8.2, 9.5, 10.4])
+
+
+def test_a_long_word_around_a_short_one_loses_it_not() -> None:
+    """Times may lie within each other: no seam is put before what was said before the overlap."""
+    heard = said(0.0, [("aah", 7.6, 12.0), ("yes", 7.65, 7.9), ("now", 9.5, 9.8)])
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, mt.ChunkResult(segments=(mt.Segment("aah yes now", 7.6, 12.0, words=heard.words),)))
+    segments += stitcher.push(RIGHT, said(8.0, [("aah", 8.0, 12.6), ("no", 14.5, 15.0)])) + stitcher.finish()
+    assert words_of(segments) == ["aah", "yes", "now", "no"]
 
 
 def test_a_sliver_at_the_edge_is_not_taken_for_a_word() -> None:
@@ -221,6 +252,20 @@ def test_punctuation_is_neither_a_word_nor_a_difference() -> None:
     assert not any(segment.unsure_seam for segment in segments)
 
 
+def test_a_wide_full_stop_stands_with_what_it_ends() -> None:
+    """It is not doubled where a Latin word follows it, with a space or without."""
+    for left, right in (
+        ("我说中文。 Yes we can", "说中文。Yes we can too"),
+        ("我说中文。Yes we can", "说中文。 Yes we can too"),
+    ):
+        stitcher = Stitcher()
+        segments = stitcher.push(LEFT, mt.ChunkResult(text=left))
+        segments += stitcher.push(RIGHT, mt.ChunkResult(text=right)) + stitcher.finish()
+        text = join_text(segment.text for segment in segments)
+        assert text.replace(" ", "") == "我说中文。Yeswecantoo"
+        assert not any(segment.unsure_seam for segment in segments)
+
+
 def test_a_segment_across_the_border_is_kept_from_both_sides() -> None:
     """Segments without words whose texts do not align: nothing that only a straddling one has is lost."""
     stitcher = Stitcher()
@@ -255,3 +300,106 @@ def test_a_segment_whose_time_is_a_guess_does_not_decide_by_its_middle() -> None
     segments += stitcher.finish()
     assert "so it goes goes on" in " ".join(segment.text for segment in segments)
     assert [segment.text for segment in segments if segment.unsure_seam] == ["goes on"]
+
+
+def test_a_word_that_only_one_side_heard_is_kept_on_either_side_of_the_border() -> None:
+    """If the other one heard nothing in that time; where it did, they are two reports of one word."""
+    one, there = ("one", 9.0, 9.3), ("there", 10.6, 11.0)
+    assert words_of(seam([one, ("lost", 10.1, 10.4)], [there])) == ["one", "lost", "there"]
+    assert words_of(seam([one], [("lost", 9.5, 9.8), there])) == ["one", "lost", "there"]
+    assert words_of(seam([one, ("colour", 9.5, 9.8)], [("color", 9.55, 9.85), there])) == ["one", "colour", "there"]
+    assert words_of(seam([one, ("colour", 10.2, 10.5)], [("color", 10.15, 10.45), there])) == ["one", "color", "there"]
+
+
+def texts(*results: mt.ChunkResult) -> tuple[list[str], list[str]]:
+    """What is final when the right one of two results at 10 s is not there yet, and what comes after it."""
+    stitcher = Stitcher()
+    first = stitcher.push(LEFT, results[0])
+    rest = [*stitcher.push(RIGHT, results[1]), *stitcher.finish()]
+    marks = {False: "", True: "(?) "}
+    return [segment.text for segment in first], [marks[segment.unsure_seam] + segment.text for segment in rest]
+
+
+def segments_of(*segments: tuple[str, float, float]) -> mt.ChunkResult:
+    return mt.ChunkResult(segments=tuple(mt.Segment(*segment) for segment in segments))
+
+
+def test_segments_beside_the_border_go_by_their_middles() -> None:
+    """Where none lies across it, whatever their texts are: one is taken from the side that it is on."""
+    left = segments_of(("a b", 8.2, 9.7), ("p q", 10.2, 11.5))
+    assert texts(left, segments_of(("c d", 0.4, 1.6), ("r s", 2.3, 3.8))) == ([], ["a b", "r s"])
+
+
+def test_segments_across_the_border_are_joined_by_their_text() -> None:
+    """Each word comes once; when a segment that was cut begins and ends is a guess."""
+    left = segments_of(("and so we went", 2.0, 7.9), ("down to the river", 8.5, 11.5))
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, left)
+    segments += stitcher.push(RIGHT, segments_of(("down to the river and on", 0.6, 5.0))) + stitcher.finish()
+    assert " ".join(words_of(segments)) == "and so we went down to the river and on"
+    assert [segment.trusted for segment in segments] == [True, False, False]
+    assert not any(segment.unsure_seam for segment in segments)
+
+
+def test_of_long_texts_only_the_ends_are_held_back_and_compared() -> None:
+    """Six words a second is the most that is said in the four seconds of the overlap, and a little besides."""
+    words = [f"w{number}" for number in range(120)]
+    first, rest = texts(mt.ChunkResult(text=" ".join(words[:70])), mt.ChunkResult(text=" ".join(words[55:])))
+    assert " ".join([*first, *rest]).split() == words
+    assert 70 - 4.5 * 6 <= len(" ".join(first).split()) <= 70 - 4 * 6
+    river = "down to the river"
+    left, right = f"{river} {' '.join(words)} we went {river}", f"{river} {' '.join(words)} and {river}"
+    first, rest = texts(mt.ChunkResult(text=left), mt.ChunkResult(text=right))
+    assert " ".join([*first, *rest]) == left + right.removeprefix(river)
+
+
+def test_of_several_texts_without_times_as_many_are_held_back_as_can_be_said() -> None:
+    """Of one that has no room any more, nothing: it is out, whole; one that has some room is divided."""
+    chunk = " ".join(f"w{number}" for number in range(26)) + "\u4e2d"
+    no_times = [("alpha beta", 500.0, 600.0), (chunk, 700.0, 800.0)]
+    assert texts(segments_of(*no_times), mt.ChunkResult(text="\u6587")) == (["alpha beta"], [chunk, "(?) \u6587"])
+    few = "w0 w1 w2"
+    no_times = [("so " * 30, 500.0, 600.0), (few, 700.0, 800.0)]
+    first, rest = texts(segments_of(*no_times), mt.ChunkResult(text="then"))
+    assert (len(first[0].split()), len(rest[0].split())) in [(6, 24), (7, 23)]
+    assert rest[1:] == [few, "(?) then"]
+
+
+def test_where_the_left_side_was_silent_in_the_overlap_nothing_was_held_back() -> None:
+    """Text without times may begin with what is out already; words and segments tell that by their times."""
+    left = mt.ChunkResult(words=(mt.Word("one", 7.2, 7.6),))
+    assert texts(left, mt.ChunkResult(text="two three")) == (["one"], ["(?) two three"])
+    assert texts(left, segments_of(("two three", 0.5, 1.5))) == (["one"], ["two three"])
+    early = ChunkSpan(10.0, 20.0, 7.0, 20.0)
+    again = mt.ChunkResult(words=(mt.Word("one", 0.2, 0.6), mt.Word("two", 1.4, 1.8)))
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, left) + stitcher.push(early, again) + stitcher.finish()
+    assert [(segment.text, segment.start_seconds, segment.unsure_seam) for segment in segments] == [
+        ("one", 7.2, False),
+        ("two", pytest.approx(8.4), False),
+    ]
+
+
+def test_words_whose_times_are_not_believed_are_not_cut() -> None:
+    """An engine that calls a whole phrase a word, with times in another unit: nothing is lost, and it is flagged."""
+    left = mt.ChunkResult(words=(mt.Word("down to the river", 9_000.0, 9_900.0),))
+    right = mt.ChunkResult(words=(mt.Word("down to the river", 500.0, 900.0), mt.Word("now", 1_000.0, 1_100.0)))
+    first, rest = texts(left, right)
+    assert [*first, *rest] == ["down to the river", "(?) down to the river now"]
+
+
+def test_a_segment_that_is_cut_and_has_other_words_than_its_text_is_made_of_them() -> None:
+    """Where each word stands in the text cannot be told then."""
+    words = tuple(
+        mt.Word(text, second, second + 0.5) for text, second in (("you", 9.0), ("are", 9.5), ("friend", 11.0))
+    )
+    left = mt.ChunkResult(segments=(mt.Segment("You're, my friend!", 9.0, 11.5, words=words),))
+    right = mt.ChunkResult(words=(mt.Word("are", 1.5, 2.0), mt.Word("my", 2.3, 2.6), mt.Word("friend", 3.0, 3.5)))
+    assert texts(left, right) == ([], ["you are", "my friend"])
+
+
+def test_a_seam_cuts_no_letter_from_its_marks() -> None:
+    """Thai is written without spaces, and its vowels above and below the letters."""
+    left, right = "ฉันไปที่แม่น้ำใหญ่", "ที่แม่น้ำใหญ่มากกับพี่"
+    first, rest = texts(mt.ChunkResult(text=left), mt.ChunkResult(text=right))
+    assert [*first, *rest] == ["ฉันไปที่แม่น้ำใหญ่มากกับพี่"]

@@ -1,7 +1,6 @@
-"""Workers: the frames that they speak in, and the lifeline that they hang on."""
+"""Workers: the lifeline that they hang on, and what they leave."""
 
 import asyncio
-import itertools
 import os
 import signal
 import subprocess
@@ -10,34 +9,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from hypothesis import given, strategies as st
 
-from memsafe_transcribe._worker.frames import FrameError, FrameReader, header
 from memsafe_transcribe._worker.process import WorkerProcess
 
 from ..conftest import Run, open_descriptors
 from ..support.media import SPEECH
 from ..support.processes import gone_within
-
-FRAMES = st.lists(st.tuples(st.binary(min_size=1, max_size=1), st.binary(max_size=50)))
-
-
-@given(frames=FRAMES, cuts=st.lists(st.integers(0, 500)))
-def test_frames_come_out_as_they_went_in_however_the_pipe_cuts_them(
-    frames: list[tuple[bytes, bytes]], cuts: list[int]
-) -> None:
-    """Nothing is lost, nothing is doubled, nothing is kept."""
-    data = b"".join(header(kind, len(payload)) + payload for kind, payload in frames)
-    reader = FrameReader()
-    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    assert [f for start, end in itertools.pairwise(edges) for f in reader.feed(data[start:end])] == frames
-
-
-def test_a_worker_cannot_make_its_parent_hold_more_than_a_frame() -> None:
-    """A length above the bound is refused before its payload is waited for."""
-    with pytest.raises(FrameError, match="a frame of 101 bytes was announced, 100 are allowed"):
-        list(FrameReader(max_payload_bytes=100).feed(header(b"P", 101)))
-
 
 _HANGS = """
 import re, sys

@@ -265,8 +265,8 @@ def _good(sizes: list[int], start: int, file_bytes: int) -> int:
     """How many samples there are in the file, up to the first that is not, or is of an impossible size."""
     if max(sizes) <= _MOST_SAMPLE_BYTES and start + sum(sizes) <= file_bytes:
         return len(sizes)
-    for number, size in enumerate(sizes):
-        start += size
-        if size > _MOST_SAMPLE_BYTES or start > file_bytes:
-            return number
-    return len(sizes)
+    good = 0
+    while sizes[good] <= _MOST_SAMPLE_BYTES and start + sizes[good] <= file_bytes:
+        start += sizes[good]
+        good += 1
+    return good

@@ -4,7 +4,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from itertools import count
 from math import ceil, inf
 from typing import Literal
 
@@ -89,7 +88,8 @@ class Asker:
         return answers
 
     async def _result(self, chunk: AudioChunk, deadline: float) -> ChunkResult:
-        for attempt in count(1):
+        attempt = 1
+        while True:
             await self._may_call(deadline)
             deadline_seconds = deadline - anyio.current_time() if deadline < inf else None
             try:
@@ -100,7 +100,7 @@ class Asker:
                 pause_seconds = _pause_seconds(failure, attempt, deadline - anyio.current_time())
                 _LOG.info("chunk %d is asked for again in %.1f s: %s", chunk.index, pause_seconds, failure)
             await anyio.sleep(pause_seconds)
-        raise AssertionError("count() has no end")
+            attempt += 1
 
 
 def _pause_seconds(failure: TranscriberFailedError, attempt: int, left_seconds: float) -> float:

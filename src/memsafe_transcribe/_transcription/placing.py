@@ -212,8 +212,7 @@ def _group(words: list[Word]) -> Iterator[Segment]:
             group, characters = [], 0
         group.append(word)
         characters += 1 + len(word.text)
-    if group:
-        yield _segment(group)
+    yield _segment(group)
 
 
 def _segment(words: list[Word]) -> Segment:

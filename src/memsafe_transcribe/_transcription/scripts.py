@@ -17,7 +17,7 @@ _LETTERS = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"  # Han, half-width kana
 )
 _PUNCTUATION = "\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"  # as wide as a Han character
-_TOKEN = re.compile(rf"[{_LETTERS}]|[^\s{_LETTERS}]+")
+_TOKEN = re.compile(rf"[{_LETTERS}{_PUNCTUATION}]|[^\s{_LETTERS}{_PUNCTUATION}]+")
 _WITHOUT_SPACES = re.compile(rf"[{_LETTERS}{_PUNCTUATION}]")
 
 

@@ -2,9 +2,10 @@
 
 By the finest times that both sides have:
 
-  words      Words with the same text that are nearest in time are the same word; the pair nearest to the
-             border is the seam. No pair: words belong to the side of the border that their middle is on; one that is
-             on both sides is taken once, one that is on neither is taken all the same.
+  words      Words with the same text that are nearest in time are the same word; the pair nearest to the border is
+             the seam, and its word is taken from the side of the border that it is on. No pair: words belong to the
+             side of the border that their middle is on; one that is on both sides is taken once, one that is on
+             neither is taken all the same.
   segments   Where the border falls into no segment of either side, by their middles. Else, or where a time near it is
              a guess, by text; and if that fails, the segments across the border are kept from both sides.
   none       By text: the seam lies in a run of tokens that both sides have, with three in a row that are found only
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import islice
+from itertools import islice, takewhile
 
 from .placing import Piece, Times, split
 from .scripts import Token, join_text, key_of, tokens_of
@@ -59,13 +60,11 @@ def reconcile(left: list[Piece], right: list[Piece], overlap: Overlap) -> list[P
     Returns:
         The pieces in order; the first one after the seam is marked where words may be doubled.
     """
-    near_left = [piece for piece in left if piece.end_seconds >= overlap.start_seconds]
-    near_right = [piece for piece in right if piece.start_seconds <= overlap.end_seconds]
     times = min((piece.times for piece in [*left, *right]), default=Times.WORD)
     if times is Times.WORD:
-        return _by_words(left, right, near_left, near_right, overlap)
+        return _by_words(left, right, overlap)
     if times is Times.SEGMENT:
-        return _by_segments(left, right, [*near_left, *near_right], overlap)
+        return _by_segments(left, right, overlap)
     return _by_text(left, right, overlap) or left + marked(right)
 
 
@@ -74,20 +73,24 @@ def marked(right: list[Piece]) -> list[Piece]:
     return [replace(piece, unsure=True) if index == 0 else piece for index, piece in enumerate(right)]
 
 
-def _by_words(
-    left: list[Piece], right: list[Piece], near_left: list[Piece], near_right: list[Piece], overlap: Overlap
-) -> list[Piece]:
+def _by_words(left: list[Piece], right: list[Piece], overlap: Overlap) -> list[Piece]:
+    near_left = [*takewhile(lambda piece: piece.end_seconds >= overlap.start_seconds, reversed(left))][::-1]
+    near_right = [piece for piece in right if piece.start_seconds <= overlap.end_seconds]
     pairs = _same_words(near_left, near_right, overlap)
     if pairs:
-        i, j = min(pairs, key=lambda pair: _distance(near_left, near_right, pair, overlap.border_seconds))
-        return left[: len(left) - len(near_left) + i + 1] + right[j + 1 :]
+        i, j = min(pairs, key=lambda pair: abs(_middle_seconds(near_left, near_right, pair) - overlap.border_seconds))
+        first = len(left) - len(near_left) + i
+        # The side whose core it is in has heard it wholly; of the other one's report, a third chunk may tell nothing.
+        if _middle_seconds(near_left, near_right, (i, j)) < overlap.border_seconds:
+            return left[: first + 1] + right[j + 1 :]
+        return left[:first] + right[j:]
     keep, skip = _by_middles(left, right, overlap)
     disagree = any(overlap.is_inner(piece.middle_seconds) for piece in [*near_left, *near_right])
     return left[:keep] + (marked(right[skip:]) if disagree else right[skip:])
 
 
-def _distance(left: list[Piece], right: list[Piece], pair: tuple[int, int], border_seconds: float) -> float:
-    return abs((left[pair[0]].middle_seconds + right[pair[1]].middle_seconds) / 2 - border_seconds)
+def _middle_seconds(left: list[Piece], right: list[Piece], pair: tuple[int, int]) -> float:
+    return (left[pair[0]].middle_seconds + right[pair[1]].middle_seconds) / 2
 
 
 def _same_words(left: list[Piece], right: list[Piece], overlap: Overlap) -> list[tuple[int, int]]:
@@ -154,7 +157,9 @@ def _with_the_unanswered(
     return keep, skip
 
 
-def _by_segments(left: list[Piece], right: list[Piece], near: list[Piece], overlap: Overlap) -> list[Piece]:
+def _by_segments(left: list[Piece], right: list[Piece], overlap: Overlap) -> list[Piece]:
+    near = [piece for piece in left if piece.end_seconds >= overlap.start_seconds]
+    near += [piece for piece in right if piece.start_seconds <= overlap.end_seconds]
     border = overlap.border_seconds
     guessed = any(not piece.trusted for piece in near)  # cut at an earlier seam, for one
     if not guessed and not any(piece.start_seconds < border < piece.end_seconds for piece in near):

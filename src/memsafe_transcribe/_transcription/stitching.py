@@ -11,6 +11,7 @@ but words may be doubled, and the segment after the seam is marked `unsure_seam`
 """
 
 from collections.abc import Iterable
+from itertools import accumulate
 from math import inf
 
 from .._audio.chunker import OVERLAP_SAMPLES
@@ -114,13 +115,10 @@ def _divided(pieces: list[Piece], span: ChunkSpan) -> tuple[list[Piece], list[Pi
 
 def _split_text(pieces: list[Piece], index: int, speech_seconds: float) -> tuple[list[Piece], list[Piece]]:
     """Divide within a text without times, before the last words that can be said in a time."""
-    offset = 0
-    for token in reversed(tokens_of(pieces[index].text)):
-        speech_seconds -= token.seconds
-        if speech_seconds < 0:
-            break
-        offset = token.start
-    if offset == 0:
+    tokens = tokens_of(pieces[index].text)
+    lasts = accumulate(token.seconds for token in reversed(tokens[1:]))  # if all could be said, nothing is divided
+    fitting = sum(seconds <= speech_seconds for seconds in lasts)
+    if fitting == 0:
         return pieces[: index + 1], pieces[index + 1 :]
-    left, right = split(pieces[index], offset)
+    left, right = split(pieces[index], tokens[-fitting].start)
     return [*pieces[:index], left], [right, *pieces[index + 1 :]]
