@@ -209,8 +209,10 @@ class Locked(Good):
 class Blocks(Good):
     """Sleeps with the event loop."""
 
+    capabilities = mt.Capabilities(timestamps="word")
+
     async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
-        if len(chunk.data) > 900_000:
+        if chunk.duration_seconds == 10.0:
             time.sleep(0.6)  # noqa: ASYNC251
         return words_of(chunk)
 
@@ -222,6 +224,16 @@ class Greedy(Good):
         taken = bytearray(os.urandom(1)) * (LOUD_MIB if len(chunk.data) > 900_000 else 1)
         await anyio.sleep(0.001)
         assert taken
+        return words_of(chunk)
+
+
+class GreedyChild(Good):
+    """Lets another process take them."""
+
+    async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+        if len(chunk.data) > 900_000:
+            script = f"import time; taken = bytearray(b'x') * {LOUD_MIB}; time.sleep(0.1)"
+            await anyio.run_process([sys.executable, "-S", "-c", script])
         return words_of(chunk)
 
 

@@ -35,6 +35,7 @@ BREAKS = {
     bad_engines.Locked: "test_declared_concurrency_is_real",
     bad_engines.Blocks: "test_the_event_loop_goes_on",
     bad_engines.Greedy: "test_a_call_takes_the_memory_that_is_declared",
+    bad_engines.GreedyChild: "test_a_call_takes_the_memory_that_is_declared",
     bad_engines.Heavy: "test_it_keeps_no_more_than_resident_bytes",
     bad_engines.Clinging: "test_it_keeps_no_more_than_resident_bytes",
     bad_engines.ClosesOnce: "test_aclose_can_be_repeated_and_the_engine_used_again",

@@ -22,6 +22,7 @@ _TRIES = 3  # a busy machine fails once; an engine, each time
 _TELLING_SECONDS = 0.2
 _AT_ONCE = 3  # jobs ask the same engine at once, unless the host says otherwise
 _LONG_SECONDS = 60.0
+_LOOKED_ON_SECONDS = 10.0
 
 
 class RunningContract(ContractBase):
@@ -112,7 +113,7 @@ class RunningContract(ContractBase):
                 last, before = monotonic(), last
                 longest = max(longest, last - before)
 
-        chunk = _sounds.chunk_of(self._longest(asked.capabilities, _LONG_SECONDS))
+        chunk = _sounds.chunk_of(self._longest(asked.capabilities, _LOOKED_ON_SECONDS))
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(tick)
             await anyio.sleep(0.05)
