@@ -24,6 +24,7 @@ ARROWS = {
     "_download": {"_errors", "_units", "_threads", "_waking"},
     "_audio": {"_errors", "_units", "_tasks", "_worker"},
     "_transcription": {"_errors", "_units", "_tasks", "_threads", "_memory", "_admission", "_download", "_audio"},
+    "testing": {"_errors", "_units", "_memory", "_audio", "_transcription"},
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
 }
 PURE = {
@@ -114,6 +115,20 @@ def test_a_library_is_touched_in_one_file_only(library: str) -> None:
 def test_no_file_is_too_long_to_read(path: Path) -> None:
     """Near 300 lines."""
     assert len(path.read_text().splitlines()) <= 320
+
+
+def test_fakes_need_no_pytest_and_the_library_needs_no_fakes() -> None:
+    """Hosts test with what they like, and run without any of it."""
+    script = (
+        "import sys, memsafe_transcribe as mt, memsafe_transcribe.cli\n"
+        "[getattr(mt, name) for name in mt.__all__]\n"
+        "assert 'memsafe_transcribe.testing' not in sys.modules\n"
+        "from memsafe_transcribe.testing import BadServer, FakeEngine, FakeGuard, Reply\n"
+        "print(*sys.modules, sep='\\n')"
+    )
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert "memsafe_transcribe.testing._engine" in modules
+    assert not {"pytest", "hypothesis"} & set(modules)
 
 
 def test_importing_the_package_loads_nothing() -> None:

@@ -18,6 +18,8 @@ def test_every_block_of_code_runs(page: Path) -> None:
     namespace: dict[str, Any] = {"mt": mt}
     for block in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE):
         exec(compile(block.replace("anyio.run(main)\n", ""), page.name, "exec"), namespace)
+    for name in [name for name in namespace if name.startswith("test_")]:
+        namespace[name]()
     if page.name == "plugins.md":
         assert isinstance(namespace["MyEngine"](model="large"), mt.Transcriber)
 

@@ -8,11 +8,15 @@ from pathlib import Path
 PLUGIN = Path(__file__).parents[1] / "plugin"
 
 
-def install_plugin(folder: Path) -> dict[str, str]:
-    """Install the distribution in tests/plugin into `folder`; return an environment in which it is found."""
+def install_plugin(folder: Path, distribution: Path = PLUGIN) -> dict[str, str]:
+    """Install a distribution into `folder`, by default that in tests/plugin.
+
+    Returns:
+        An environment in which it is found.
+    """
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
-         "--no-cache-dir", "--target", str(folder), str(PLUGIN)],
+         "--no-cache-dir", "--target", str(folder), str(distribution)],
         check=True,
         capture_output=True,
     )  # fmt: skip

@@ -9,11 +9,13 @@ import io
 import json
 import sys
 import wave
+from array import array
 
 from memsafe_transcribe._worker import inside
 
 _FRAMES_PER_SECOND = 100
 _MAX_CHUNK_BYTES = 1 << 26
+_SILENT_PEAK = 32  # -60 dBFS: in digital silence PocketSphinx hears words
 
 
 def main() -> None:
@@ -22,12 +24,14 @@ def main() -> None:
     import pocketsphinx
 
     decoder = pocketsphinx.Decoder(samprate=16_000.0, loglevel="FATAL")
-    first_mean = decoder.get_cmn(False)
     inside.send(b"R", b"")
     for _, wav in inside.receive(_MAX_CHUNK_BYTES):
         with wave.open(io.BytesIO(wav)) as file:
             samples = file.readframes(file.getnframes())
-        decoder.set_cmn(first_mean)  # what was heard before must not change the answer
+        if not _is_loud(samples):
+            inside.send(b"T", b"[]")
+            continue
+        decoder.reinit_feat()  # what was heard before must not change the answer; the mean alone (set_cmn) is not all
         decoder.start_utt()
         decoder.process_raw(samples, full_utt=True)
         decoder.end_utt()
@@ -41,3 +45,8 @@ def main() -> None:
             if not segment.word.startswith(("<", "["))
         ]
         inside.send(b"T", json.dumps(words).encode())
+
+
+def _is_loud(samples: bytes) -> bool:
+    numbers = array("h", samples)
+    return bool(numbers) and max(max(numbers), -min(numbers)) > _SILENT_PEAK
