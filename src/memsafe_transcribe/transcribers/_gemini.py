@@ -135,10 +135,13 @@ class GeminiEngine(ABC):
         raise redacted(failure, self._key())
 
     def _attempt(self, asked: str, chunk: AudioChunk, timeout_seconds: float) -> Reply | TranscriberError:
-        with self._lock:
-            if self._client is None:
-                self._client = self._open(self._key())
-            client = self._client
+        try:
+            with self._lock:
+                if self._client is None:
+                    self._client = self._open(self._key())
+                client = self._client
+        except Exception as error:
+            return TranscriberError(f"engine {self.name!r} could not be opened: {type(error).__name__}: {error}")
         try:
             return self._ask(client, asked, chunk.data, timeout_seconds)
         except HttpFailure as error:

@@ -18,6 +18,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -34,7 +35,7 @@ from .._transcription.transcript import Segment
 QUESTION_VERSION = 1
 
 # In the API's own subset of OpenAPI, which both SDKs take as a dict.
-SCHEMA: dict[str, Any] = {
+_SCHEMA: dict[str, Any] = {
     "type": "OBJECT",
     "properties": {
         "language": {"type": "STRING", "description": "code of the language that is spoken, such as en"},
@@ -73,6 +74,11 @@ class Reply:
     text: str = ""
     finish_reason: str | None = None
     block_reason: str | None = None
+
+
+def schema() -> dict[str, Any]:
+    """The shape of an answer; a copy, because google-genai writes into what it is given."""
+    return deepcopy(_SCHEMA)
 
 
 def question(duration_seconds: float, context: ChunkContext) -> str:

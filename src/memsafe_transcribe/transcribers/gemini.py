@@ -11,7 +11,7 @@ from typing import Any
 
 from .._units import KiB, MiB
 from ._gemini import GeminiEngine, HttpFailure
-from ._gemini_answers import SCHEMA, Reply
+from ._gemini_answers import Reply, schema
 
 
 class GeminiTranscriber(GeminiEngine):
@@ -36,7 +36,7 @@ class GeminiTranscriber(GeminiEngine):
         glm = _glm()
         request = glm.GenerateContentRequest(
             model=f"models/{self._model}",
-            generation_config={"response_mime_type": "application/json", "response_schema": SCHEMA},
+            generation_config={"response_mime_type": "application/json", "response_schema": schema()},
         )
         # Written into the message as it will be sent: each level that is made on its own copies the audio once more.
         content = glm.GenerateContentRequest.pb(request).contents.add(role="user")
