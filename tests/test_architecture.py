@@ -51,6 +51,7 @@ PURE = {
     "_transcription/stitching.py",
     "_transcription/transcript.py",
     "_worker/frames.py",
+    "transcribers/_gemini_answers.py",
 }
 IMPURE_MODULES = {
     "anyio",
@@ -67,6 +68,7 @@ IMPURE_MODULES = {
 }
 ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.py"}, "psutil": {"_memory/reading.py"},
         "av": {f"_audio/{name}.py" for name in ("codec", "damage", "media", "samples", "timestamps", "worker")},
+        "google": {f"transcribers/{name}.py" for name in ("gemini", "google_genai")},
         "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
 
 
@@ -149,4 +151,4 @@ def test_the_library_never_loads_the_decoder_nor_the_terminal() -> None:
     )
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "httpx" in modules
-    assert not {"av", "numpy", "rich", "pocketsphinx"} & set(modules)
+    assert not {"av", "numpy", "rich", "pocketsphinx", "google.auth", "google.genai"} & set(modules)

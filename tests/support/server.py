@@ -14,13 +14,16 @@ _WAIT_SECONDS = 30.0
 
 
 class Exchange:
-    """One request, and the socket to answer it on."""
+    """One request with its body, and the socket to answer it on."""
 
-    def __init__(self, connection: socket.socket, method: str, target: str, headers: dict[str, str]) -> None:
+    def __init__(
+        self, connection: socket.socket, method: str, target: str, headers: dict[str, str], body: bytes = b""
+    ) -> None:
         self.connection = connection
         self.method = method
         self.path, _, self.query = target.partition("?")
         self.headers = headers
+        self.body = body
 
     @property
     def is_head(self) -> bool:
@@ -171,7 +174,8 @@ class Server:
             name, value = (part.strip() for part in header.split(":", 1))
             before = headers.get(name.lower())
             headers[name.lower()] = value if before is None else f"{before}, {value}"
-        exchange = Exchange(handler.connection, line[0], line[1], headers)
+        body = handler.rfile.read(int(headers.get("content-length", 0)))
+        exchange = Exchange(handler.connection, line[0], line[1], headers, body)
         with self._arrived:
             self.requests.append(exchange)
             self._arrived.notify_all()

@@ -1,0 +1,147 @@
+"""Answers and errors of Gemini, whichever way they come."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+import memsafe_transcribe as mt
+from memsafe_transcribe.transcribers._gemini_answers import Reply, failure_of, redacted, result_of
+
+NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["segments", "text", "start", "end"]), inner),
+)
+
+
+def heard(*times: tuple[Any, Any], seconds: float = 60.0) -> list[tuple[float, float]]:
+    """The times that come of these, each with a word."""
+    items = [{"text": f"word{number}", "start": start, "end": end} for number, (start, end) in enumerate(times)]
+    result = result_of(Reply(True, json.dumps({"segments": items}), "STOP"), seconds)
+    return [(segment.start_seconds, segment.end_seconds) for segment in result.segments]
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ((0, 1.5), (0.0, 1.5)),
+        (("0", "1.5"), (0.0, 1.5)),
+        (("0:58", "01:05.5"), (58.0, 65.5)),
+        (("00:00:58,250", "00:01:05,5"), (58.25, 65.5)),
+        (("58s", "59.5 sec"), (58.0, 59.5)),
+        (("58000ms", "59500 ms"), (58.0, 59.5)),
+        ((70, 80), (70.0, 80.0)),  # beyond the recording: for the library to judge
+        ((9, 3), (9.0, 3.0)),
+        ((-1, 3), (-1.0, 3.0)),
+    ],
+)
+def test_times_as_models_write_them(times: tuple[Any, Any], expected: tuple[float, float]) -> None:
+    """In seconds, or as they are."""
+    assert heard(times) == [expected]
+
+
+def test_milliseconds_are_seen_as_such() -> None:
+    """Where all of them together can be nothing else."""
+    assert heard((0, 1500), (1500, 59_000)) == [(0.0, 1.5), (1.5, 59.0)]
+    assert heard((1500, 59_000), (0, 1500)) == [(1500.0, 59_000.0), (0.0, 1500.0)]
+    assert heard((0, 500_000)) == [(0.0, 500_000.0)]
+
+
+@pytest.mark.parametrize("time", [None, "soon", True, [1], float("nan"), float("inf"), 10**400, ""])
+def test_a_time_that_is_none_leaves_the_text(time: Any) -> None:
+    """All of it, in order, without times."""
+    items = [{"text": "One.", "start": 0, "end": 1}, {"text": " Two. ", "start": time, "end": 2}, {"text": "  "}]
+    result = result_of(Reply(True, json.dumps(items), "STOP"), 60.0)
+    assert result == mt.ChunkResult(text="One. Two.")
+
+
+def test_impossible_times_are_marked_by_the_library() -> None:
+    """They reach it as they are; what it makes of them cannot be mistaken for true ones."""
+    assert heard((70, 80), (5, 2)) == [(70.0, 80.0), (5.0, 2.0)]
+
+
+@pytest.mark.parametrize(
+    "text", ['```json\n{"segments": []}\n```', "```\n[]\n```", " []\n", '```json\n{"segments": []}']
+)
+def test_fences_are_taken_off(text: str) -> None:
+    """Some models wrap JSON as in a chat."""
+    assert result_of(Reply(True, text, "STOP"), 1.0) == mt.ChunkResult()
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [("en", "en"), (" pt-BR ", "pt-BR"), ("unknown", None), ("English, I think", None), ("", None), (7, None)],
+)
+def test_a_language_is_a_code_or_nothing(language: Any, expected: str | None) -> None:
+    """What is no code would only mislead."""
+    text = json.dumps({"language": language, "segments": [{"text": "Yes.", "start": 0, "end": 1}]})
+    assert result_of(Reply(True, text, "STOP"), 1.0).language == expected
+
+
+@given(JSON)
+def test_whatever_json_comes(document: Any) -> None:
+    """A result, or an error that says what is to be done."""
+    for text in (json.dumps(document), json.dumps({"segments": document}), json.dumps([document])):
+        for cut in (text, text[: len(text) // 2]):
+            try:
+                result = result_of(Reply(True, cut, "STOP"), 60.0)
+            except mt.TranscriberError:
+                continue
+            assert isinstance(result, mt.ChunkResult)
+
+
+@given(st.integers(201, 599), st.text() | st.none(), st.binary() | JSON.map(lambda each: json.dumps(each).encode()))
+def test_whatever_error_comes(status: int, retry_after: str | None, body: bytes) -> None:
+    """One of ours, with a wait that can be waited."""
+    failure = failure_of(status, retry_after, body, NOW)
+    wait_seconds = getattr(failure, "retry_after_seconds", None)
+    assert wait_seconds is None or wait_seconds >= 0
+    assert str(status) in str(failure)
+
+
+@pytest.mark.parametrize("error", [{"details": 5}, {"details": ["x", None]}, {"message": 5}, [], "x"])
+@pytest.mark.parametrize("status", [400, 429])
+def test_errors_of_another_shape(status: int, error: Any) -> None:
+    """Are errors all the same."""
+    assert str(status) in str(failure_of(status, None, json.dumps({"error": error}).encode(), NOW))
+
+
+@pytest.mark.parametrize("violations", [5, [5], [{"quotaId": 5}], [{}]])
+def test_quotas_of_another_shape(violations: Any) -> None:
+    """Are limits in rate."""
+    detail = {"@type": "type.googleapis.com/google.rpc.QuotaFailure", "violations": violations}
+    body = json.dumps({"error": {"message": "x", "details": [detail]}}).encode()
+    assert type(failure_of(429, None, body, NOW)) is mt.TranscriberUnavailableError
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Quota exceeded: requests per day", "Your daily limit is reached", "Your prepayment credits are depleted."],
+)
+def test_quotas_that_are_named_in_words_only(message: str) -> None:
+    """Proxies leave the details out."""
+    body = json.dumps({"error": {"message": message}}).encode()
+    assert type(failure_of(429, "30", body, NOW)) is mt.TranscriberQuotaError
+
+
+def test_a_date_to_come_back_at() -> None:
+    """As RFC 9110 has it; one that is past says nothing."""
+    for seconds, expected in ((90, 90.0), (-90, None)):
+        date = (NOW + timedelta(seconds=seconds)).strftime("%a, %d %b %Y %H:%M:%S GMT")
+        failure = failure_of(503, date, b"", NOW)
+        assert isinstance(failure, mt.TranscriberUnavailableError)
+        assert failure.retry_after_seconds == expected
+
+
+def test_no_key_and_no_page_of_text_in_a_message() -> None:
+    """The caller's key in any spelling, and what looks like one of Google's; a figure is kept."""
+    key = "a/key+1"
+    said = f"{key} a%2Fkey%2B1 AIzaSyA-0123456789_abcdefghijklmnopqrst {'x' * 5000}{key}"
+    failure = redacted(mt.TranscriberUnavailableError(said, retry_after_seconds=5.0), key)
+    assert str(failure).startswith("[key] [key] [key] xxx")
+    assert len(str(failure)) < 500
+    assert isinstance(failure, mt.TranscriberUnavailableError)
+    assert failure.retry_after_seconds == 5.0
