@@ -65,7 +65,7 @@ IMPURE_MODULES = {
 }
 ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.py"}, "psutil": {"_memory/reading.py"},
         "av": {f"_audio/{name}.py" for name in ("codec", "damage", "media", "samples", "timestamps", "worker")},
-        "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
+        "openai": {"transcribers/openai.py"}, "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

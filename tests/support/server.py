@@ -1,6 +1,7 @@
 """An HTTP server of good or bad manners, over real sockets: each path is a function that may send any bytes at all."""
 
 import contextlib
+import io
 import itertools
 import socket
 import socketserver
@@ -16,8 +17,16 @@ _WAIT_SECONDS = 30.0
 class Exchange:
     """One request, and the socket to answer it on."""
 
-    def __init__(self, connection: socket.socket, method: str, target: str, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        reader: io.BufferedIOBase | None = None,
+    ) -> None:
         self.connection = connection
+        self._reader = reader
         self.method = method
         self.path, _, self.query = target.partition("?")
         self.headers = headers
@@ -26,6 +35,11 @@ class Exchange:
     def is_head(self) -> bool:
         """Whether the answer is to have no body."""
         return self.method == "HEAD"
+
+    def read_body(self) -> bytes:
+        """The request's body, as long as it says; less if the client hangs up."""
+        assert self._reader is not None
+        return self._reader.read(int(self.headers.get("content-length", "0")))
 
     def send(self, data: bytes) -> None:
         """Send raw bytes; a client that has gone does not matter."""
@@ -171,7 +185,7 @@ class Server:
             name, value = (part.strip() for part in header.split(":", 1))
             before = headers.get(name.lower())
             headers[name.lower()] = value if before is None else f"{before}, {value}"
-        exchange = Exchange(handler.connection, line[0], line[1], headers)
+        exchange = Exchange(handler.connection, line[0], line[1], headers, handler.rfile)
         with self._arrived:
             self.requests.append(exchange)
             self._arrived.notify_all()
