@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+import memsafe_transcribe as mt
+
 from .support.media import SPEECH, tone_samples, write_long_mp3, write_wav
 from .support.plugin import install_plugin
 from .support.processes import gone_within
@@ -102,7 +104,7 @@ BAD_INPUT = [
     (["nothing.mp3"], 1, r"nothing\.mp3: No such file or directory"),
     (["not_audio.mp3"], 1, r"not_audio\.mp3 is not audio: it is plain text"),
     (["playlist.mp3"], 1, r"playlist\.mp3 is not audio: it is an ffconcat playlist"),
-    (["--engine", "nope", "tone.wav"], 2, r"no engine 'nope' is installed; there are: pocketsphinx"),
+    (["--engine", "nope", "tone.wav"], 2, r"no engine 'nope' is installed; there are: .*pocketsphinx"),
     (["http://127.0.0.1:9/a.mp3"], 1, r"127\.0\.0\.1 is a private address"),
     (["http://169.254.169.254/latest"], 1, r"reserved, link-local or a metadata service"),
     (["--allow-private", "http://127.0.0.1:9/a.mp3"], 1, r"http://127\.0\.0\.1:9/a\.mp3: .*connection"),
@@ -314,6 +316,23 @@ def test_a_container_that_is_too_small_is_told_with_figures(env: dict[str, str],
     assert (done.returncode, done.stdout) == (1, "")
     assert "can never fit: at most 14.4 MiB of 16.0 MiB may be used" in done.stderr
     assert "MEMSAFE_LIMIT" in done.stderr
+
+
+def test_engines_are_listed_with_their_limits(env: dict[str, str]) -> None:
+    """Ready or not, whose they are, and what each takes; a plugin's as well as our own. A key is not shown."""
+    done = command({**env, "OPENAI_API_KEY": "sk-secret"}, "engines")
+    assert (done.returncode, done.stderr) == (0, "")
+    heads = {line.partition(",")[0]: line for line in done.stdout.splitlines() if not line.startswith(" ")}
+    assert heads["openai"] == f"openai, of memsafe-transcribe {mt.__version__}: ready"
+    assert re.fullmatch(r"speech-clock, of speech-clock \S+: ready", heads["speech-clock"])
+    assert (
+        "    chunks up to 600 s, from 0.1 s, 23.8 MiB; 4 at once; times of words; any language; takes a prompt; "
+        "32.0 MiB while open, 541.3 KiB for a chunk of 60 s" in done.stdout.splitlines()
+    )
+    assert "    chunks up to 30 s; 1 at once; times of words; languages en, en-US; no prompt; " in done.stdout
+    assert "sk-secret" not in done.stdout
+    without = {name: value for name, value in env.items() if not name.startswith("OPENAI_")}
+    assert ": no API key: set OPENAI_API_KEY, or pass" in command(without, "engines").stdout
 
 
 @pytest.mark.parametrize("arguments", [["doctor"], ["transcribe", "--engine", "speech-clock", "x.wav"]])

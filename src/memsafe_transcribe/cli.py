@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_run_demo)
     doctor = commands.add_parser("doctor", help="what was found: memory limit, spool, decoder, engines")
     doctor.set_defaults(run=_run_doctor)
+    engines = commands.add_parser("engines", help="which engines are installed, what each needs, and its limits")
+    engines.set_defaults(run=_run_engines)
     return parser
 
 
@@ -97,6 +99,12 @@ def _run_demo(_: argparse.Namespace) -> int:
 
 def _run_doctor(_: argparse.Namespace) -> int:
     from ._doctor import run
+
+    return _run(run)
+
+
+def _run_engines(_: argparse.Namespace) -> int:
+    from ._engines import run
 
     return _run(run)
 

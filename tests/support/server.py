@@ -17,7 +17,12 @@ class Exchange:
     """One request with its body, and the socket to answer it on."""
 
     def __init__(
-        self, connection: socket.socket, method: str, target: str, headers: dict[str, str], body: bytes = b""
+        self,
+        connection: socket.socket,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        body: bytes = b"",
     ) -> None:
         self.connection = connection
         self.method = method

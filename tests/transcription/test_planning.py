@@ -43,11 +43,12 @@ def test_what_is_fitted_fits_or_is_the_smallest(wanted: Sizes, other_bytes: int,
 
 def test_what_fits_nowhere_is_asked_for_at_its_smallest() -> None:
     """It has to wait; chunks are made fewer before they are made shorter, and shorter than ten seconds never."""
-    wanted = Sizes(60 * 16_000, 3, 1.0)
-    assert fitted(wanted, 0, 0) == fitted(wanted, 10**9, 10**6) == Sizes(SHORTEST_SAMPLES, 1, 1.0)
+    call = mt.Capabilities().memory_bytes
+    wanted = Sizes(60 * 16_000, 3, call)
+    assert fitted(wanted, 0, 0) == fitted(wanted, 10**9, 10**6) == Sizes(SHORTEST_SAMPLES, 1, call)
     assert fitted(wanted, 10**6, 10**6 + wanted.host_bytes) == wanted
-    assert fitted(wanted, 10**6, 10**6 + wanted.host_bytes - 1) == Sizes(60 * 16_000, 2, 1.0)
-    assert fitted(Sizes(5 * 16_000, 2, 1.0), 0, 0) == Sizes(5 * 16_000, 1, 1.0)
+    assert fitted(wanted, 10**6, 10**6 + wanted.host_bytes - 1) == Sizes(60 * 16_000, 2, call)
+    assert fitted(Sizes(5 * 16_000, 2, call), 0, 0) == Sizes(5 * 16_000, 1, call)
 
 
 def plan(run: Run, source: Any, engine: Any = None, **arguments: Any) -> mt.Plan:

@@ -174,8 +174,8 @@ def _named(name: str, options: dict[str, Any]) -> Engine:
         except TranscriberError:
             raise
         except Exception as error:
-            # Not with their values: one of them may be a key.
-            raise _unusable(name, f"made with the engine_options {sorted(options)}", error) from error
+            what = f"made with the engine_options {', '.join(sorted(options)) or 'left out'}"  # not their values: keys
+            raise _unusable(name, what, error) from error
     if options:
         raise TypeError(f"engine {name!r} is no class and takes no engine_options, got {sorted(options)}")
     return Engine(name, plugin if isinstance(plugin, Transcriber) else _Function(plugin), owned=False)
