@@ -64,6 +64,8 @@ def _transcribe(model: Any, wav: bytes, hints: dict[str, Any], options: dict[str
 
     with wave.open(io.BytesIO(wav)) as file:
         samples = numpy.frombuffer(file.readframes(file.getnframes()), numpy.int16)
+    if not samples.any():  # Whisper hears something in silence, too
+        return {"language": hints["language"], "segments": []}
     ctranslate2.set_random_seed(1)  # where it is unsure it samples: the same chunk is to be heard the same
     segments, info = model.transcribe(
         samples.astype(numpy.float32) / 32768,

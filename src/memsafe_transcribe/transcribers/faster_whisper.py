@@ -76,7 +76,7 @@ class FasterWhisperTranscriber:
             takes_prompt=True,
             resident_bytes=_estimated_bytes(on_disk_bytes, compute_type) if resident_bytes is None else resident_bytes,
             call_bytes=8 * MiB,
-            call_bytes_per_second=1_000_000.0,
+            call_bytes_per_second=1_150_000.0,
             cache_key=_cache_key(model, folder, compute_type, beam_size),
         )
         self._lock = anyio.Lock()
