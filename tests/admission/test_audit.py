@@ -93,8 +93,8 @@ def test_a_semaphore_at_each_level_runs_twelve_at_once(run: Run) -> None:
 def test_one_controller_never_runs_more_than_three(run: Run) -> None:
     """A job has its slot for its first chunk; further ones take theirs without waiting, and only while nobody waits.
 
-    All finish, the scheduler has no more than its two, the slots are all in use while there is work for them, and the
-    extra ones are taken at the end, when nobody waits any more.
+    All finish, the scheduler has no more than its two, the slots are all in use while there is work for them, and a job
+    that is alone takes extra ones.
     """
     admission = told(max_concurrent=3)
     admission.lane("scheduler", max_concurrent=2)
@@ -136,16 +136,19 @@ def test_one_controller_never_runs_more_than_three(run: Run) -> None:
     inside: list[str] = []
 
     async def test(tasks: TaskGroup) -> None:
-        await all_jobs(tasks, job, scheduled)
+        async with anyio.create_task_group() as crowd:
+            await all_jobs(crowd, job, scheduled)
+        calls.check_that_all_is_done()
+        before = extra_slots
+        await job("alone")
+        assert extra_slots > before
 
     in_time(run, test)
     assert calls.most == 3
     assert max(scheduled_at_once) == 2
-    assert extra_slots > 0
-    calls.check_that_all_is_done()
     statistics = admission.statistics()
     assert (statistics.peak_active, holds(admission)) == (3, NOTHING)
-    assert statistics.granted == JOBS + SCHEDULED + extra_slots
+    assert statistics.granted == JOBS + SCHEDULED + 1 + extra_slots
 
 
 def test_a_batch_that_reserves_for_itself_is_told_instead_of_hanging(run: Run) -> None:
