@@ -1,5 +1,6 @@
 """The engines that come with the library keep the contract."""
 
+import importlib.util
 import io
 import wave
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ class TestFasterWhisper(TranscriberContract):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def _made(cls, tmp_path_factory: pytest.TempPathFactory) -> None:
-        if FasterWhisperTranscriber.missing() is not None:
+        if importlib.util.find_spec("faster_whisper") is None:
             cannot("needs faster-whisper: pip install 'memsafe-transcribe[faster-whisper]'")
         from ..support.whisper import write_whisper
 
