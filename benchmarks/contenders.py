@@ -3,8 +3,8 @@
 The peers load or decode the audio, and do nothing else. Two of them need an environment of their own, because
 faster-whisper brings packages that change what httpx imports:
 
-    python3 -m venv /tmp/peers
-    /tmp/peers/bin/pip install faster-whisper pydub matplotlib          (audioop-lts, too, from Python 3.13 on)
+    python3 -m venv PEERS
+    PEERS/bin/pip install faster-whisper pydub matplotlib          (audioop-lts, too, from Python 3.13 on)
 
 Each Python contender prints how many seconds of audio it saw, so that nothing that stopped early counts as fast.
 """
