@@ -45,11 +45,10 @@ def peak_bytes(data_limit_bytes: int) -> int:
     return _IDLE_BYTES + data_limit_bytes
 
 
-def common_bytes(fd: int | None) -> int:
+def common_bytes(fd: int | None, data_limit_bytes: int) -> int:
     """What it adds unless the stream is a strange one: an index is charged whole, the stream as what it takes."""
-    if fd is None or not is_mp4(fd):
-        return _IDLE_BYTES + _COMMON_STREAM_BYTES
-    return _IDLE_BYTES + _MP4_STREAM_BYTES + data_limit_bytes(fd) - _STREAM_BYTES
+    stream_bytes = _COMMON_STREAM_BYTES if fd is None or not is_mp4(fd) else _MP4_STREAM_BYTES
+    return peak_bytes(data_limit_bytes) - _STREAM_BYTES + stream_bytes
 
 
 def largest_limit_bytes(file_bytes: int) -> int:

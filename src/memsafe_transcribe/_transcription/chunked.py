@@ -33,7 +33,7 @@ from .planning import Plan, Sizes, fitted, planned
 from .progress import OnProgress, Progress
 from .protocol import ChunkContext
 from .registry import EngineLike, resolve
-from .sources import Media, Source, at_hand, opened
+from .sources import Media, Source, at_hand, is_url, opened
 from .stream import SegmentStream, whole
 from .transcript import Segment, Transcript
 
@@ -188,7 +188,7 @@ class ChunkedTranscriber:
         ):
             report(Progress("waiting"))
             limit_bytes = data_limit_bytes(media.fd)
-            decoder_bytes = common_bytes(media.fd)
+            decoder_bytes = common_bytes(media.fd, limit_bytes)
             sizes = fitted(self._wanted, decoder_bytes, self._free_bytes(held))
             async with (
                 self._admission.reserve(
@@ -222,7 +222,7 @@ class ChunkedTranscriber:
 
         The peak is that of `stream`; `transcribe` adds about 200 bytes a word.
         """
-        if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        if isinstance(source, str) and is_url(source):
             return await self._plan_url(source)
         async with at_hand(source) as media:
             if media is None:
@@ -230,7 +230,8 @@ class ChunkedTranscriber:
                     f"a {type(source).__name__} would have to be read to its end to be planned for: give a URL, a "
                     "path, or a regular file that is open at its start"
                 )
-            limit_bytes, decoder_bytes = data_limit_bytes(media.fd), common_bytes(media.fd)
+            limit_bytes = data_limit_bytes(media.fd)
+            decoder_bytes = common_bytes(media.fd, limit_bytes)
             async with (
                 self._admission.reserve(
                     decoder_bytes,
@@ -255,7 +256,7 @@ class ChunkedTranscriber:
     async def _plan_url(self, url: str) -> Plan:
         probe = await self._downloader.probe(url)
         file_bytes = self._downloader.max_bytes if probe.size_bytes is None else probe.size_bytes
-        decoder_bytes, free_bytes = common_bytes(None), self._free_bytes(None)
+        decoder_bytes, free_bytes = common_bytes(None, data_limit_bytes(None)), self._free_bytes(None)
         sizes = fitted(self._wanted, decoder_bytes, free_bytes)
         spooled_bytes = file_bytes if is_memory(self._downloader.spool_dir) else 0
         most_bytes = min(

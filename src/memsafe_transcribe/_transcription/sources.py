@@ -138,7 +138,7 @@ async def at_hand(source: Source) -> AsyncIterator[Media | None]:
         feed = WavPieces(segment.raw_data, int(segment.frame_rate), segment.channels, segment.sample_width)
         yield Media("AudioSegment", None, feed, feed.duration_seconds)
     elif isinstance(source, str):
-        if not source.lower().startswith(("http://", "https://")):
+        if not is_url(source):
             raise ValueError(f"{source!r} is no http(s) URL; name a local file by pathlib.Path({source!r})")
         yield None
     elif isinstance(source, AsyncIterable):
@@ -148,6 +148,11 @@ async def at_hand(source: Source) -> AsyncIterator[Media | None]:
         name = _name_of(file)
         fd_or_none = await run_to_its_end(lambda: _descriptor(file, name), anyio.CapacityLimiter(1))
         yield None if fd_or_none is None else Media(name, fd_or_none)
+
+
+def is_url(source: object) -> bool:
+    """Whether it is a string that is downloaded."""
+    return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
 
 
 @contextmanager

@@ -56,9 +56,14 @@ def limit_resources(data_bytes: int, cpu_seconds: int) -> None:
 
 def send(kind: bytes, payload: bytes | bytearray | memoryview) -> None:
     """Write one frame; waits while the pipe is full. A parent that is gone ends this process."""
-    view = memoryview(header(kind, len(payload)) + payload)  # at once: a header alone would wake the parent in vain
+    write_frame(_STDOUT, kind, payload)
+
+
+def write_frame(fd: int, kind: bytes, payload: bytes | bytearray | memoryview) -> None:
+    """Write one frame to a pipe that blocks."""
+    view = memoryview(header(kind, len(payload)) + payload)  # at once: a header alone would wake its reader in vain
     while view:
-        view = view[os.write(_STDOUT, view) :]
+        view = view[os.write(fd, view) :]
 
 
 def send_json(kind: bytes, value: dict[str, Any]) -> None:

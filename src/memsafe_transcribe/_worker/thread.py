@@ -9,7 +9,7 @@ import anyio
 
 from .._tasks import background
 from .._threads import run_to_its_end
-from .frames import header
+from .inside import write_frame
 from .pipes import Pipes
 
 Send = Callable[[bytes, bytes], None]
@@ -50,9 +50,7 @@ async def worker_thread(work: Callable[[int, Send], object]) -> AsyncIterator[Wo
         worker = WorkerThread(to_stdin, from_stdout)
 
         def send(kind: bytes, payload: bytes) -> None:
-            view = memoryview(header(kind, len(payload)) + payload)
-            while view:
-                view = view[os.write(stdout.fileno(), view) :]
+            write_frame(stdout.fileno(), kind, payload)
 
         def run() -> None:
             try:

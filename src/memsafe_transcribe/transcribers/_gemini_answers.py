@@ -20,8 +20,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from datetime import datetime
 from itertools import pairwise
 from math import isfinite
 from typing import Any
@@ -30,6 +29,7 @@ from urllib.parse import quote
 from .._errors import ChunkTooLargeError, TranscriberError, TranscriberQuotaError, TranscriberUnavailableError
 from .._transcription.protocol import ChunkContext, ChunkResult
 from .._transcription.transcript import Segment
+from ._waits import seconds_until
 
 # Part of the cache key: another one means that other answers are to be expected.
 QUESTION_VERSION = 1
@@ -238,12 +238,7 @@ def _header_seconds(value: str | None, now: datetime) -> float | None:
     text = (value or "").strip()
     if _NUMBER_OF_SECONDS.fullmatch(text):
         return float(text)
-    try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
-        return None
-    seconds = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
-    return seconds if seconds > 0 else None
+    return seconds_until(text, now)
 
 
 def redacted(failure: TranscriberError, key: str) -> TranscriberError:

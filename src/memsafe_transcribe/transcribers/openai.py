@@ -4,9 +4,8 @@ import importlib.util
 import io
 import json
 import os
-import time
 from collections.abc import Iterable
-from email.utils import parsedate_to_datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -22,6 +21,7 @@ from .._errors import (
 from .._transcription.protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult
 from .._transcription.transcript import Segment, Word
 from .._units import KiB, MiB
+from ._waits import seconds_until
 
 Timestamps = Literal["word", "segment", "none"]
 
@@ -290,8 +290,5 @@ def _retry_after_seconds(headers: Any) -> float | None:
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return None
+        return seconds_until(value, datetime.now(UTC))
     return seconds if 0 <= seconds < float("inf") else None
