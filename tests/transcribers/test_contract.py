@@ -38,9 +38,14 @@ def spoken(seconds: float) -> bytes:
     return target.getvalue()
 
 
-@pytest.mark.skipif(PocketsphinxTranscriber.missing() is not None, reason="the extra `offline` is not installed")
 class TestPocketsphinx(TranscriberContract):
     """English, in a process of its own."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _there(cls) -> None:
+        if (what := PocketsphinxTranscriber.missing()) is not None:
+            cannot(what)
 
     def make_engine(self) -> PocketsphinxTranscriber:
         return PocketsphinxTranscriber()
