@@ -1,5 +1,6 @@
 """What an engine takes and leaves: memory, threads, descriptors, child processes."""
 
+import ctypes
 import gc
 import os
 import subprocess
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 
-from .._memory.cleanup import cleanup
+from .._memory.cleanup import allocator, cleanup
 from .._memory.reading import descendants, resident_bytes
 from ._bench import LOOP_THREAD
 
 _SETTLE_SECONDS = 3.0
+_M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 128 * 1024  # of <malloc.h>, and what glibc begins with
 _POOLED = ("AnyIO worker thread", "Trio thread", LOOP_THREAD)  # kept idle by the loops' own pools
 _SOURCE = Path(__file__).resolve().parents[2]
 _SAMPLER = (
@@ -79,7 +81,14 @@ class Growth:
 
 @contextmanager
 def growing() -> Iterator[Growth]:
-    """Watch memory from a process of its own, every millisecond, whoever holds the interpreter's lock here."""
+    """Watch memory from a process of its own, every millisecond, whoever holds the interpreter's lock here.
+
+    On glibc, from here on large blocks go back to the system when they are freed, as in a young process. Else it puts
+    more of them into its heap the larger those are that were freed before, and what a call takes would depend on the
+    tests before it.
+    """
+    if allocator() == "glibc":
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
     cleanup()
     growth = Growth()
     with subprocess.Popen(
