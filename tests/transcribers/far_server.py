@@ -37,7 +37,9 @@ def _openai(exchange: Exchange) -> None:
         {"word": word, "start": start, "end": end} for text, start, end in _heard(data[0]) for word in text.split()
     ]
     text = " ".join(word["word"] for word in words)  # type: ignore[misc]
-    openai_says({"task": "transcribe", "language": "english", "duration": 1.0, "text": text, "words": words})(exchange)
+    openai_says(
+        {"task": "transcribe", "language": "english", "duration": 1.0, "text": text, "words": words}, Connection="close"
+    )(exchange)
 
 
 @contextmanager

@@ -168,7 +168,8 @@ def test_the_key_is_in_no_childs_environment_and_in_no_log(
 
     async def main() -> mt.Transcript:
         engine = "memsafe_transcribe.transcribers.openai:OpenAITranscriber"
-        async with mt.ChunkedTranscriber(engine, chunk_seconds=10) as transcriber:
+        # So short that the decoder is not done while the first chunks are asked for.
+        async with mt.ChunkedTranscriber(engine, chunk_seconds=2) as transcriber:
             return await transcriber.transcribe(SPEECH)
 
     assert run(main).status == "complete"
