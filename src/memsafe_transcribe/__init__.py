@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         AudioLimitError as AudioLimitError,
         ChecksumMismatchError as ChecksumMismatchError,
         ChunkTooLargeError as ChunkTooLargeError,
+        DeadLetterError as DeadLetterError,
         DecoderCrashedError as DecoderCrashedError,
         DownloadConnectionError as DownloadConnectionError,
         DownloadError as DownloadError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         NestedReservationError as NestedReservationError,
         ReservationTooLargeError as ReservationTooLargeError,
         SpoolError as SpoolError,
+        StoreError as StoreError,
         TranscriberError as TranscriberError,
         TranscriberFailedError as TranscriberFailedError,
         TranscriberNotFoundError as TranscriberNotFoundError,
@@ -80,9 +82,9 @@ _WHERE = {
     "_download.policy": "UrlPolicy",
     "_download.transfer": "Probe",
     "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
-        ChecksumMismatchError ChunkTooLargeError DecoderCrashedError DownloadConnectionError DownloadError
+        ChecksumMismatchError ChunkTooLargeError DeadLetterError DecoderCrashedError DownloadConnectionError DownloadError
         DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
-        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError TranscriberError
+        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError StoreError TranscriberError
         TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError TranscriberUnavailableError
         TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
     "_memory.decorator": "memory_guard",
