@@ -37,6 +37,7 @@ PURE = {
     "_audio/encoding.py",
     "_audio/mp4.py",
     "_audio/sniff.py",
+    "_audio/voicing.py",
     "_audio/words.py",
     "_download/addresses.py",
     "_download/pace.py",

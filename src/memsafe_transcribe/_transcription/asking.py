@@ -11,16 +11,19 @@ import anyio
 
 from .._audio.chunker import Span
 from .._audio.chunks import Cut
+from .._audio.voicing import CLEAR_DECIBELS
 from .._audio.words import SAMPLE_RATE_HZ
 from .._errors import ChunkTooLargeError, TranscriberFailedError, TranscriberQuotaError, TranscriberUnavailableError
 from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult
 from .registry import Engine
+from .transcript import Segment, Word
 
 _LOG = logging.getLogger("memsafe_transcribe")
 _MAX_ATTEMPTS = 5
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 1.0, 30.0
 _LONGEST_PAUSE_SECONDS = 300.0  # that an engine may ask for, while the job keeps its slot
 _SHORTEST_SECONDS = 1.0  # what is shorter than two of it is not cut in two
+_SUSPECT_SECONDS = 3.0  # of clear sound, some eight words if it is speech: longer than a cough, a laugh or a door
 
 
 OnError = Literal["raise", "mark", "stop"]
@@ -28,10 +31,17 @@ OnError = Literal["raise", "mark", "stop"]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one span: all that the engine heard, or why there is nothing."""
+    """What came of one span: all that the engine heard, or why there is nothing.
+
+    Attributes:
+        span: which.
+        result: what the engine answered, or how it failed.
+        suspicion: why an answer without text is to be doubted; None where it is not.
+    """
 
     span: Span
     result: ChunkResult | TranscriberFailedError
+    suspicion: str | None = None
 
 
 class Asker:
@@ -73,7 +83,8 @@ class Asker:
             MemoryPressureError: as `may_call` says.
         """
         try:
-            return [Answer(cut.span, await self._result(_audio_chunk(index, cut, self._engine.capabilities), deadline))]
+            result = await self._result(_audio_chunk(index, cut, self._engine.capabilities), deadline)
+            return [Answer(cut.span, result, self._suspicion(cut, result))]
         except TranscriberFailedError as failure:
             is_too_large = isinstance(failure.__cause__, ChunkTooLargeError | MemoryError)
             if not is_too_large or cut.span.end - cut.span.start < 2 * _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
@@ -86,6 +97,14 @@ class Asker:
             if isinstance(last, TranscriberFailedError) and self.ends_the_job(last):
                 break
         return answers
+
+    def _suspicion(self, cut: Cut, result: ChunkResult) -> str | None:
+        if _has_text(result) or (clear_seconds := cut.clear_seconds) < _SUSPECT_SECONDS:
+            return None
+        return (
+            f"engine {self._engine.name!r} gave no text, though {clear_seconds:.1f} s of this are {CLEAR_DECIBELS} dB "
+            "and more above its noise floor"
+        )
 
     async def _result(self, chunk: AudioChunk, deadline: float) -> ChunkResult:
         attempt = 1
@@ -101,6 +120,11 @@ class Asker:
                 _LOG.info("chunk %d is asked for again in %.1f s: %s", chunk.index, pause_seconds, failure)
             await anyio.sleep(pause_seconds)
             attempt += 1
+
+
+def _has_text(result: ChunkResult) -> bool:
+    timed: tuple[Word | Segment, ...] = (*result.words, *result.segments)
+    return any(text.strip() for text in (result.text, *(item.text for item in timed)))
 
 
 def _pause_seconds(failure: TranscriberFailedError, attempt: int, left_seconds: float) -> float:

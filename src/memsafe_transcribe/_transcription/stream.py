@@ -1,5 +1,6 @@
 """SegmentStream: one job as an iterator that keeps as many chunks in work as it may, and gives them out in order."""
 
+import logging
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from .._errors import TranscriberFailedError
 from .asking import Answer, Asker
 from .stitching import ChunkSpan, Stitcher
 from .transcript import Gap, Segment, Transcript
+
+_LOG = logging.getLogger("memsafe_transcribe")
 
 
 class Job(Protocol):
@@ -54,6 +57,7 @@ class SegmentStream:
         language: what the caller said, or else the engine; None before the first chunk.
         duration_seconds: the audio of the chunks that are done; of all once the iteration has ended.
         gaps: what is missing, and why; complete once the iteration has ended.
+        suspects: where the engine heard nothing so far, though there is something; its answer stands.
         is_silent: whether there was nothing to send to the engine so far.
 
     Cancellation of `anext` loses nothing: the next call goes on.
@@ -65,6 +69,7 @@ class SegmentStream:
         self.language = language
         self.duration_seconds = 0.0
         self.gaps: tuple[Gap, ...] = ()
+        self.suspects: tuple[Gap, ...] = ()
         self.is_silent = True
         self._asker = asker
         self._decoder = decoder
@@ -165,10 +170,20 @@ class SegmentStream:
             else:
                 self._ready.extend(self._stitcher.push(_chunk_span(answer.span), answer.result))
                 self.language = self.language or answer.result.language
+                self._suspect(answer)
         if work.error is not None:
             self._fail(work.error)
         else:
             self.duration_seconds = span.core_end / SAMPLE_RATE_HZ
+
+    def _suspect(self, answer: Answer) -> None:
+        if answer.suspicion is None:
+            return
+        span = _chunk_span(answer.span)
+        start, end = max(span.start_seconds, span.core_start_seconds), min(span.end_seconds, span.core_end_seconds)
+        if not self.suspects:
+            _LOG.warning("from %.1f to %.1f s: %s; all such spans are in `suspects`", start, end, answer.suspicion)
+        self.suspects = (*self.suspects, Gap(start, end, answer.suspicion))
 
     def _miss(self, span: Span, failure: TranscriberFailedError) -> None:
         """The engine failed on this chunk, or on this part of it."""
@@ -209,4 +224,6 @@ def _chunk_span(span: Span) -> ChunkSpan:
 
 def whole(stream: SegmentStream, segments: Iterable[Segment]) -> Transcript:
     """All of it, once the iteration has ended and given these segments."""
-    return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
+    return Transcript(
+        tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent, stream.suspects
+    )

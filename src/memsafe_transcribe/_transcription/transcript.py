@@ -49,7 +49,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Audio that is missing from the transcript.
+    """Audio that is missing from the transcript; of `Transcript.suspects`, that may be.
 
     Where nobody can tell how much, the end is the start, and later times are early by what was lost.
     """
@@ -70,6 +70,8 @@ class Transcript:
         status: "complete", "partial" if there are gaps, or "silent".
         gaps: what is missing, and why.
         is_silent: all of it is silence, of which nothing was sent to the engine.
+        suspects: where the engine gave no text at all for a chunk with seconds of clear sound, and what was seen there.
+            It may be music, or speech that the engine left out. The status does not depend on it.
 
     Memory: about 200 bytes a word.
     """
@@ -79,6 +81,7 @@ class Transcript:
     duration_seconds: float
     gaps: tuple[Gap, ...] = ()
     is_silent: bool = False
+    suspects: tuple[Gap, ...] = ()
 
     @property
     def status(self) -> Status:
@@ -109,7 +112,7 @@ class Transcript:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in the shape of OpenAI's `verbose_json`; of what is in it, None is what no engine told.
 
-        Besides, there are `status`, `gaps`, and for each segment and word whether its times can be trusted.
+        Besides, there are `status`, `gaps`, `suspects`, and for each segment and word whether its times can be trusted.
         """
         return {
             "task": "transcribe",
@@ -120,6 +123,7 @@ class Transcript:
             "segments": [segment_dict(number, segment) for number, segment in enumerate(self.segments)],
             "words": [word_dict(word) for word in self.words],
             "gaps": [gap_dict(gap) for gap in self.gaps],
+            "suspects": [gap_dict(gap) for gap in self.suspects],
         }
 
     def to_json(self) -> str:
