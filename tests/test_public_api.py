@@ -53,6 +53,7 @@ def test_a_transcript_has_what_hosts_make_and_read() -> None:
         "gaps",
         "is_silent",
         "suspects",
+        "store_error",
     ]
     assert list(mt.Transcript((), None, 0.0).to_dict()) == [
         "task",
@@ -64,6 +65,7 @@ def test_a_transcript_has_what_hosts_make_and_read() -> None:
         "words",
         "gaps",
         "suspects",
+        "store_error",
     ]
 
 

@@ -57,6 +57,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._memory.guard import MemoryGuard as MemoryGuard, default_guard as default_guard
     from ._memory.judging import MemorySnapshot as MemorySnapshot
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
+    from ._store.cleaning import Cleanup as Cleanup
+    from ._store.store import JobStore as JobStore
     from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
     from ._transcription.formats import format_segments as format_segments
     from ._transcription.planning import Plan as Plan
@@ -82,15 +84,17 @@ _WHERE = {
     "_download.policy": "UrlPolicy",
     "_download.transfer": "Probe",
     "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
-        ChecksumMismatchError ChunkTooLargeError DeadLetterError DecoderCrashedError DownloadConnectionError DownloadError
-        DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
-        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError StoreError TranscriberError
-        TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError TranscriberUnavailableError
-        TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
+        ChecksumMismatchError ChunkTooLargeError DeadLetterError DecoderCrashedError DownloadConnectionError
+        DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
+        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError StoreError
+        TranscriberError TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError
+        TranscriberUnavailableError TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
     "_memory.decorator": "memory_guard",
     "_memory.guard": "MemoryGuard default_guard",
     "_memory.judging": "MemorySnapshot",
     "_memory.pressure": "MemoryLevel MemoryRoom",
+    "_store.cleaning": "Cleanup",
+    "_store.store": "JobStore",
     "_transcription.chunked": "ChunkedTranscriber",
     "_transcription.formats": "format_segments",
     "_transcription.planning": "Plan",

@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-import anyio
-
 from .database import Database
 from .locks import Locks
 
 MAX_DEATHS = 10  # of processes that were at work on a source, without another chunk in between
-_POLL_SECONDS = 0.1
 
 State = Literal["running", "waiting", "done", "dead"]
 
@@ -61,15 +58,13 @@ class BatchSource:
 
     async def failed(self, attempts: int, error: str, *, is_final: bool) -> None:
         """It failed, so often in all."""
-        state = "dead" if is_final else "waiting"
+        state: State = "dead" if is_final else "waiting"
         await self._database.write(partial(_ended, key=self._key, state=state, attempts=attempts, error=error))
 
     async def interrupted(self) -> None:
         """It was given up through no fault of its own."""
         attempts, error = self.state.attempts, self.state.error
-        await self._database.write(
-            partial(_ended, key=self._key, state="waiting", attempts=attempts, error=error)
-        )
+        await self._database.write(partial(_ended, key=self._key, state="waiting", attempts=attempts, error=error))
 
 
 class Batches:
@@ -87,13 +82,10 @@ class Batches:
         """
         while True:
             batch_id = await self._database.write(partial(_joined, name=name))
-            lock = self._locks.try_lock(_name(batch_id), shared=True)
-            if lock is None:  # a cleanup is just looking at it
-                await anyio.sleep(_POLL_SECONDS)
-            elif await self._database.read(partial(_is_open, batch_id=batch_id)):
+            lock = await self._locks.lock(_name(batch_id), shared=True)
+            if await self._database.read(partial(_is_open, batch_id=batch_id)):
                 break
-            else:
-                lock.release()
+            lock.release()  # it was removed, or finished, just now
         batch = RunningBatch(self._database, self._locks, batch_id)
         try:
             yield batch
@@ -146,8 +138,7 @@ class RunningBatch:
             key: what it is told by.
             again: forget that it was given up.
         """
-        while (lock := self._locks.try_lock(b"source " + key)) is None:
-            await anyio.sleep(_POLL_SECONDS)
+        lock = await self._locks.lock(b"source " + key)
         try:
             state = await self._database.write(partial(_begun, key=key, batch_id=self._batch_id, again=again))
             yield BatchSource(self._database, key, state)
@@ -218,9 +209,7 @@ def _ended(connection: sqlite3.Connection, key: bytes, state: State, attempts: i
 _IS_OLD = "active_at < CASE WHEN is_finished THEN ? ELSE ? END"
 
 
-def _next_old(
-    connection: sqlite3.Connection, after: int, before: tuple[float, float]
-) -> tuple[int, str, bool] | None:
+def _next_old(connection: sqlite3.Connection, after: int, before: tuple[float, float]) -> tuple[int, str, bool] | None:
     row = connection.execute(
         f"SELECT id, name, is_finished FROM batches WHERE id > ? AND {_IS_OLD} ORDER BY id LIMIT 1",  # noqa: S608 - a constant
         (after, *before),

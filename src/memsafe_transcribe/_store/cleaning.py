@@ -76,7 +76,9 @@ async def clean(
     removed_batches = await batches.remove_old(finished_before, unfinished_before)
     for name, is_finished in removed_batches:
         if not is_finished:
-            _LOG.warning("batch %r was not finished, and is removed: %g s without activity", name, ages.unfinished_seconds)
+            _LOG.warning(
+                "batch %r was not finished, and is removed: %g s without activity", name, ages.unfinished_seconds
+            )
     removed_jobs = await jobs.remove_old(finished_before, unfinished_before)
     if removed_jobs.unfinished:
         _LOG.warning(

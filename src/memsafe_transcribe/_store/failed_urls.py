@@ -33,9 +33,9 @@ class StoredFailedUrls:
     async def remove_old(self, failed_before: float) -> int:
         """Remove those that failed before that time (Unix clock); how many."""
         return await self._database.write(
-            lambda connection: connection.execute(
-                "DELETE FROM failed_urls WHERE failed_at < ?", (failed_before,)
-            ).rowcount
+            lambda connection: (
+                connection.execute("DELETE FROM failed_urls WHERE failed_at < ?", (failed_before,)).rowcount
+            )
         )
 
 

@@ -34,7 +34,7 @@ class StoredChunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ChunkPlan:
     """How a job's audio is cut: what a core aims for, and the most that the engine hears at once, in samples."""
 
     wanted_samples: int
@@ -51,7 +51,7 @@ class JobState:
         gaps: what was damaged in it, in whatever form the caller writes it; set with `total_samples`.
     """
 
-    plan: Plan | None = None
+    plan: ChunkPlan | None = None
     total_samples: int | None = None
     gaps: str = "[]"
 
@@ -94,7 +94,7 @@ class Job:
 
         return await self._database.read(find)
 
-    async def keep(self, plan: Plan, chunk: StoredChunk) -> None:
+    async def keep(self, plan: ChunkPlan, chunk: StoredChunk) -> None:
         """Store an answer, instead of any other to a part of the same audio. The first one freezes the plan.
 
         Raises:
@@ -115,7 +115,7 @@ class Job:
         await self._database.write(keep)
         self.state = replace(self.state, plan=plan)
 
-    async def finish(self, plan: Plan, total_samples: int, gaps: str) -> None:
+    async def finish(self, plan: ChunkPlan, total_samples: int, gaps: str) -> None:
         """Say that all of it was heard."""
 
         def finish(connection: sqlite3.Connection) -> None:
@@ -238,23 +238,21 @@ def _name(key: bytes) -> bytes:
 
 def _used(connection: sqlite3.Connection, key: bytes) -> JobState:
     """What is known of it; that it is looked at counts as its activity."""
-    connection.execute(
-        "UPDATE jobs SET active_at = ? WHERE key = ? AND total_samples IS NOT NULL", (time.time(), key)
-    )
+    connection.execute("UPDATE jobs SET active_at = ? WHERE key = ? AND total_samples IS NOT NULL", (time.time(), key))
     return _read(connection, key)
 
 
 def _read(connection: sqlite3.Connection, key: bytes) -> JobState:
     row = connection.execute(
-        "SELECT id, wanted_samples, longest_samples, total_samples, gaps FROM jobs WHERE key = ?", (key,)
+        "SELECT wanted_samples, longest_samples, total_samples, gaps FROM jobs WHERE key = ?", (key,)
     ).fetchone()
     if row is None:
         return JobState()
-    job_id, wanted_samples, longest_samples, total_samples, gaps = row
-    return JobState(Plan(wanted_samples, longest_samples), total_samples, gaps)
+    wanted_samples, longest_samples, total_samples, gaps = row
+    return JobState(ChunkPlan(wanted_samples, longest_samples), total_samples, gaps)
 
 
-def _touched(connection: sqlite3.Connection, key: bytes, plan: Plan) -> int:
+def _touched(connection: sqlite3.Connection, key: bytes, plan: ChunkPlan) -> int:
     """The id of the job, which is made if there is none; with its activity."""
     (job_id,) = connection.execute(
         "INSERT INTO jobs (key, wanted_samples, longest_samples, active_at) VALUES (?, ?, ?, ?)"

@@ -14,8 +14,11 @@ import weakref
 from hashlib import sha256
 from pathlib import Path
 
+import anyio
+
 from .._errors import StoreError
 
+_POLL_SECONDS = 0.1
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
 _held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
 
@@ -71,6 +74,13 @@ class Locks:
             if self._is_named(fd):
                 return lock
             lock.release()  # somebody removed the file just now
+
+    async def lock(self, name: bytes, *, shared: bool = False) -> Lock:
+        """The same, waited for: the kernel tells nobody when it is free, so that it is looked for at times."""
+        while True:
+            if (lock := self.try_lock(name, shared=shared)) is not None:
+                return lock
+            await anyio.sleep(_POLL_SECONDS)
 
     def _is_named(self, fd: int) -> bool:
         try:

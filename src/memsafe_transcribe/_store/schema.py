@@ -1,12 +1,12 @@
 """Pure: the tables, and how a file of an earlier version becomes one of this version.
 
-  jobs         one per audio and settings, by their key. `wanted_samples` and `longest_samples` are the chunk plan, which
-               the first commit froze; `total_samples` is there from when all of it was heard, `gaps` is what was damaged
-  chunks       what an engine answered, by the samples that the answer alone stands for
-  batches      one per run; what died unfinished is continued by the next run of its name
-  sources      which job a batch's source led to, by a keyed hash of the source and the settings; what came of it, and
-               how often it was tried in vain
-  failed_urls  by a keyed hash, too: no URL is kept
+jobs         one per audio and settings, by their key. `wanted_samples` and `longest_samples` are the chunk plan, which
+             the first commit froze; `total_samples` is there from when all of it was heard, `gaps` is what was damaged
+chunks       what an engine answered, by the samples that the answer alone stands for
+batches      one per run; what died unfinished is continued by the next run of its name
+sources      which job a batch's source led to, by a keyed hash of the source and the settings; what came of it, and
+             how often it was tried in vain
+failed_urls  by a keyed hash, too: no URL is kept
 """
 
 VERSION = 1

@@ -3,18 +3,19 @@
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, inf
 from typing import Literal
 
 import anyio
 
-from .._audio.chunker import Span
 from .._audio.chunks import Cut
 from .._audio.voicing import CLEAR_DECIBELS
 from .._audio.words import SAMPLE_RATE_HZ
 from .._errors import ChunkTooLargeError, TranscriberFailedError, TranscriberQuotaError, TranscriberUnavailableError
 from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult
+from .recording import Recorder
+from .records import Answer
 from .registry import Engine
 from .transcript import Segment, Word
 
@@ -29,21 +30,6 @@ _SUSPECT_SECONDS = 3.0  # of clear sound, some eight words if it is speech: long
 OnError = Literal["raise", "mark", "stop"]
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one span: all that the engine heard, or why there is nothing.
-
-    Attributes:
-        span: which.
-        result: what the engine answered, or how it failed.
-        suspicion: why an answer without text is to be doubted; None where it is not.
-    """
-
-    span: Span
-    result: ChunkResult | TranscriberFailedError
-    suspicion: str | None = None
-
-
 class Asker:
     """Asks one engine for all chunks of one job.
 
@@ -52,11 +38,18 @@ class Asker:
         context: what the caller said.
         on_error: what a failed chunk is to the job.
         may_call: awaited before each call with its deadline; raises if no call may be made until then.
+        recorder: who keeps each answer, and knows those of an earlier run.
     """
 
     def __init__(
-        self, engine: Engine, context: ChunkContext, on_error: OnError, may_call: Callable[[float], Awaitable[None]]
+        self,
+        engine: Engine,
+        context: ChunkContext,
+        on_error: OnError,
+        may_call: Callable[[float], Awaitable[None]],
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._engine = engine
         self._context = context
         self._on_error = on_error
@@ -81,15 +74,21 @@ class Asker:
 
         Raises:
             MemoryPressureError: as `may_call` says.
+            StoreError: what is known of it cannot be read.
         """
-        try:
-            result = await self._result(_audio_chunk(index, cut, self._engine.capabilities), deadline)
-            return [Answer(cut.span, result, self._suspicion(cut, result))]
-        except TranscriberFailedError as failure:
-            is_too_large = isinstance(failure.__cause__, ChunkTooLargeError | MemoryError)
-            if not is_too_large or cut.span.end - cut.span.start < 2 * _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
-                return [Answer(cut.span, failure)]
-        _LOG.info("chunk %d is too large for engine %r, and is cut in two", index, self._engine.name)
+        if (known := await self._recorder.find(cut.span)) is not None:
+            return [known]
+        if not await self._recorder.has_parts_of(cut.span):
+            try:
+                result = await self._result(_audio_chunk(index, cut, self._engine.capabilities), deadline)
+                suspicion = self._suspicion(cut, result)
+                await self._recorder.keep(cut.span, result, suspicion)
+                return [Answer(cut.span, result, suspicion)]
+            except TranscriberFailedError as failure:
+                is_too_large = isinstance(failure.__cause__, ChunkTooLargeError | MemoryError)
+                if not is_too_large or cut.span.end - cut.span.start < 2 * _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
+                    return [Answer(cut.span, failure)]
+            _LOG.info("chunk %d is too large for engine %r, and is cut in two", index, self._engine.name)
         answers: list[Answer] = []
         for half in cut.halves():
             answers += await self.ask(index, half, deadline)

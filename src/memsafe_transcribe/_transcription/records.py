@@ -3,11 +3,29 @@
 import hashlib
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+from .._audio.chunker import Span
+from .._errors import TranscriberFailedError
 from .protocol import ChunkResult
 from .transcript import Gap, Segment, Word
 
 _KEY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of one span: all that the engine heard, or why there is nothing.
+
+    Attributes:
+        span: which.
+        result: what the engine answered, or how it failed.
+        suspicion: why an answer without text is to be doubted; None where it is not.
+    """
+
+    span: Span
+    result: ChunkResult | TranscriberFailedError
+    suspicion: str | None = None
 
 
 def job_key(
@@ -18,16 +36,16 @@ def job_key(
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
-def packed(result: ChunkResult) -> bytes:
-    """A result as bytes."""
-    fields = (result.text, result.language, _words(result.words), [_segment(each) for each in result.segments])
-    return _dumped(fields)
+def packed(result: ChunkResult, suspicion: str | None) -> bytes:
+    """An answer as bytes; without its span."""
+    words, segments = _words(result.words), [_segment(each) for each in result.segments]
+    return _dumped((result.text, result.language, words, segments, suspicion))
 
 
-def unpacked(data: bytes) -> ChunkResult:
-    """The result that these bytes were."""
-    text, language, words, segments = json.loads(data.decode("utf-8", "surrogatepass"))
-    return ChunkResult(
+def unpacked(span: Span, data: bytes) -> Answer:
+    """The answer that these bytes were."""
+    text, language, words, segments, suspicion = json.loads(data.decode("utf-8", "surrogatepass"))
+    result = ChunkResult(
         text=text,
         language=language,
         words=_read_words(words),
@@ -36,6 +54,7 @@ def unpacked(data: bytes) -> ChunkResult:
             for text, start, end, trusted, words, unsure in segments
         ),
     )
+    return Answer(span, result, suspicion)
 
 
 def packed_gaps(gaps: Iterable[Gap]) -> str:

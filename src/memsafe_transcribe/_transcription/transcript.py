@@ -1,9 +1,10 @@
 """What comes out: words, segments, gaps, and the usual file formats of them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .._errors import StoreError
 from .scripts import join_text
 
 Status = Literal["complete", "partial", "silent"]
@@ -72,6 +73,8 @@ class Transcript:
         is_silent: all of it is silence, of which nothing was sent to the engine.
         suspects: where the engine gave no text at all for a chunk with seconds of clear sound, and what was seen there.
             It may be music, or speech that the engine left out. The status does not depend on it.
+        store_error: why what was heard is not all in the store; None if it is, or there is no store. It is of no
+            account when two transcripts are compared.
 
     Memory: about 200 bytes a word.
     """
@@ -82,6 +85,7 @@ class Transcript:
     gaps: tuple[Gap, ...] = ()
     is_silent: bool = False
     suspects: tuple[Gap, ...] = ()
+    store_error: StoreError | None = field(default=None, compare=False)
 
     @property
     def status(self) -> Status:
