@@ -65,7 +65,6 @@ def test_a_transcript_has_what_hosts_make_and_read() -> None:
         "words",
         "gaps",
         "suspects",
-        "store_error",
     ]
 
 

@@ -59,8 +59,14 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
     from ._store.cleaning import Cleanup as Cleanup
     from ._store.store import JobStore as JobStore
+    from ._transcription.batch import BatchTranscriber as BatchTranscriber, Outcomes as Outcomes
     from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
     from ._transcription.formats import format_segments as format_segments
+    from ._transcription.outcomes import (
+        BatchProgress as BatchProgress,
+        Outcome as Outcome,
+        RunningSource as RunningSource,
+    )
     from ._transcription.planning import Plan as Plan
     from ._transcription.progress import Progress as Progress
     from ._transcription.protocol import (
@@ -95,8 +101,10 @@ _WHERE = {
     "_memory.pressure": "MemoryLevel MemoryRoom",
     "_store.cleaning": "Cleanup",
     "_store.store": "JobStore",
+    "_transcription.batch": "BatchTranscriber Outcomes",
     "_transcription.chunked": "ChunkedTranscriber",
     "_transcription.formats": "format_segments",
+    "_transcription.outcomes": "BatchProgress Outcome RunningSource",
     "_transcription.planning": "Plan",
     "_transcription.progress": "Progress",
     "_transcription.stream": "SegmentStream",

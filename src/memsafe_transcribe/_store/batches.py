@@ -57,14 +57,13 @@ class BatchSource:
         await self._database.write(partial(_ended, key=self._key, state="done", attempts=0, error=None))
 
     async def failed(self, attempts: int, error: str, *, is_final: bool) -> None:
-        """It failed, so often in all."""
-        state: State = "dead" if is_final else "waiting"
+        """It failed, so often in all; unless that is final, it is in work still."""
+        state: State = "dead" if is_final else "running"
         await self._database.write(partial(_ended, key=self._key, state=state, attempts=attempts, error=error))
 
-    async def interrupted(self) -> None:
-        """It was given up through no fault of its own."""
-        attempts, error = self.state.attempts, self.state.error
-        await self._database.write(partial(_ended, key=self._key, state="waiting", attempts=attempts, error=error))
+    async def interrupted(self, attempts: int) -> None:
+        """It was given up for now, through no fault of its own."""
+        await self._database.write(partial(_ended, key=self._key, state="waiting", attempts=attempts, error=None))
 
 
 class Batches:
@@ -144,6 +143,16 @@ class RunningBatch:
             yield BatchSource(self._database, key, state)
         finally:
             lock.release()
+
+    async def owns(self, job_key: bytes) -> None:
+        """Keep this job for as long as the batch is kept: it is one of a source that has no name."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "INSERT INTO sources (key, batch_id, job_key, state) VALUES (?, ?, ?, 'done')"
+                " ON CONFLICT (key) DO UPDATE SET batch_id = excluded.batch_id",
+                (job_key, self._batch_id, job_key),
+            )
+        )
 
 
 def _name(batch_id: int) -> bytes:

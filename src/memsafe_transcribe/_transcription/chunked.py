@@ -7,8 +7,6 @@ from math import inf
 from types import TracebackType
 from typing import Any, get_args
 
-import anyio
-
 from .._admission.controller import AdmissionController, default_admission
 from .._admission.reservation import Reservation
 from .._audio.chunker import chunk_samples
@@ -26,8 +24,8 @@ from .protocol import ChunkContext
 from .registry import EngineLike, resolve
 from .running import Runner, Settings
 from .sources import Source, at_hand, is_url
-from .stream import SegmentStream, whole
-from .transcript import Segment, Transcript
+from .stream import SegmentStream, collected
+from .transcript import Transcript
 
 _LOG = logging.getLogger("memsafe_transcribe")
 
@@ -149,15 +147,10 @@ class ChunkedTranscriber:
 
         Memory: that of `stream`, and about 200 bytes a word for the result.
         """
-        segments: list[Segment] = []
-        with anyio.move_on_after(deadline_seconds) as scope:
-            async with self.stream(
-                source, language=language, prompt=prompt, on_progress=on_progress, reservation=reservation
-            ) as stream:
-                segments.extend([segment async for segment in stream])
-            return whole(stream, segments)
-        assert scope.cancelled_caught
-        raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")
+        streaming = self.stream(
+            source, language=language, prompt=prompt, on_progress=on_progress, reservation=reservation
+        )
+        return await collected(streaming, deadline_seconds)
 
     @asynccontextmanager
     async def stream(
@@ -177,7 +170,7 @@ class ChunkedTranscriber:
 
         Memory: flat in the length of the audio.
         """
-        self._check_language(language)
+        self._runner.check_language(language)
         context = ChunkContext(language=language, prompt=prompt)
         report = on_progress or (lambda progress: None)
         async with self._runner.stream(source, context, report, reservation=reservation) as segments:
@@ -258,7 +251,7 @@ class ChunkedTranscriber:
             return None
         return store
 
-    def _check_language(self, language: str | None) -> None:
-        known = self._engine.capabilities.languages
-        if language is not None and known is not None and language not in known:
-            raise ValueError(f"engine {self._engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
+
+def runner_of(transcriber: ChunkedTranscriber) -> Runner:
+    """What runs its jobs, for batches."""
+    return transcriber._runner  # noqa: SLF001 - this is the way in

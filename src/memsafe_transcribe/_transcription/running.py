@@ -72,6 +72,23 @@ class Runner:
         self.settings = settings
         self._shared = shared
 
+    @property
+    def likely_bytes(self) -> int:
+        """What a job takes where nothing is known of its source."""
+        return common_bytes(None, data_limit_bytes(None)) + self.settings.wanted.host_bytes
+
+    def check_language(self, language: str | None) -> None:
+        """Raises:
+        ValueError: the engine does not know it.
+        """
+        known = self.engine.capabilities.languages
+        if language is not None and known is not None and language not in known:
+            raise ValueError(f"engine {self.engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
+
+    def opened_engine(self) -> AbstractAsyncContextManager[None]:
+        """`async with` this around several jobs: the engine stays open."""
+        return self._shared.opened()
+
     @asynccontextmanager
     async def stream(
         self,

@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -279,3 +280,26 @@ def whole(stream: SegmentStream, segments: Iterable[Segment]) -> Transcript:
         stream.suspects,
         stream.store_error,
     )
+
+
+async def gathered(stream: SegmentStream) -> Transcript:
+    """All of it."""
+    return whole(stream, [segment async for segment in stream])
+
+
+async def collected(
+    streaming: AbstractAsyncContextManager[SegmentStream], deadline_seconds: float | None
+) -> Transcript:
+    """All of a stream that is about to be opened.
+
+    Raises:
+        TimeoutError: the deadline passed.
+    """
+    segments: list[Segment] = []
+    with anyio.move_on_after(deadline_seconds) as scope:
+        async with streaming as stream:
+            async for segment in stream:
+                segments.append(segment)  # noqa: PERF401 - what there is when the deadline passes is counted
+        return whole(stream, segments)
+    assert scope.cancelled_caught
+    raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")
