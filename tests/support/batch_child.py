@@ -26,7 +26,7 @@ import psutil
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._audio.chunks import ChunkReader, Cut
-from memsafe_transcribe._audio.decoder import Decoder
+from memsafe_transcribe._audio.decoder import Decoder, open_decoder
 from memsafe_transcribe._store.database import Database
 from memsafe_transcribe._transcription import attempting, running
 
@@ -45,7 +45,7 @@ class Order:
         store: its database; None to do without.
         engine_seconds: the most that the engine takes for a chunk.
         isolation: of the decoder.
-        kill_at: of the line of the trace at whose writing it kills itself, the phase and the place among those.
+        kill_at: the phase, and which of its lines, but for those of an end, is the last thing that it does: a kill.
         fault: what `fault_arm` is told as the batch begins, and `fault_count` says at its end; see `faults.c`.
     """
 
@@ -204,7 +204,7 @@ class Trace:
 
     def tell(self, phase: str, sign: str, what: str = "") -> None:
         os.write(self._fd, f"{phase} {sign} {what}\n".encode())
-        self._counts[phase] += 1
+        self._counts[phase] += sign != "-"
         if (phase, self._counts[phase]) == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -244,7 +244,7 @@ class TellingDownloader(mt.SafeDownloader):
 
 
 def _tell_of_decodes_and_commits(trace: Trace) -> None:
-    opened, read, transact = running.open_decoder, ChunkReader.read, Database._transaction  # noqa: SLF001
+    opened, read, transact = open_decoder, ChunkReader.read, Database._transaction  # noqa: SLF001
 
     @asynccontextmanager
     async def telling_open(*arguments: Any, **options: Any) -> AsyncIterator[Decoder]:
