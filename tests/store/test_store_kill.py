@@ -17,6 +17,7 @@ import anyio
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._store.batches import MAX_DEATHS
 
 from ..support.batch_child import Nursery, Order, asked, nursery, open_phases, read_trace
 from ..support.media import encode, tone_samples, write_long_mp3, write_wav
@@ -25,9 +26,10 @@ from ..support.server import Server
 
 LONG = os.environ.get("MEMSAFE_TEST_PROFILE") == "long"
 KILLS = 300 if LONG else 8
-PHASES = ("download", "decode", "engine", "commit")
+PHASES = {"download": 5, "decode": 30, "engine": 30, "commit": 60}  # by how many of its lines a kill may be away
 _FILES = 20
 _ENGINE_SECONDS = 0.03
+_MOST_KILLS = MAX_DEATHS - 1  # in a row, or a source that was in work at each would be given up
 _MOST_CALLS = 3  # the slots of the default admission
 _CHUNK = re.compile(rb"[0-9a-f]{16}@[0-9.]+")
 
@@ -125,9 +127,9 @@ def moments(seed: int, run_seconds: float) -> Iterator[tuple[tuple[str, int] | N
     """When to kill: at a line of the trace, each phase in turn; and in between after some time."""
     chance = random.Random(seed)
     while True:
-        for phase in PHASES:
-            yield (phase, chance.randint(1, 12)), run_seconds
-            yield None, chance.uniform(0, run_seconds / 2)
+        for phase, most in PHASES.items():
+            yield (phase, chance.randint(1, most)), 10 * run_seconds
+            yield None, chance.uniform(0, run_seconds)
 
 
 def test_killed_and_begun_again_until_it_is_done(place: Place) -> None:
@@ -152,9 +154,9 @@ def test_killed_and_begun_again_until_it_is_done(place: Place) -> None:
     while kills < KILLS:
         store = place.folder / f"{rounds}.sqlite"
         anyio.run(make_watched_store, store)
-        rounds, stored, result = rounds + 1, Counter[tuple[str, str]](), None
+        rounds, stored, result, kills_before = rounds + 1, Counter[tuple[str, str]](), None, kills
         while result is None:
-            kill_at, seconds = next(when) if kills < KILLS else (None, None)
+            kill_at, seconds = next(when) if kills < min(KILLS, kills_before + _MOST_KILLS) else (None, None)
             order = replace(place.order(store), kill_at=kill_at)
             with place.nursery.child(order) as child:
                 if seconds is not None and not child.ends_within(seconds):
