@@ -166,7 +166,7 @@ def test_killed_and_begun_again_until_it_is_done(place: Place) -> None:
             assert place.nursery.orphans() == [], where
             after = os.statvfs(place.spool_dir)
             assert (after.f_bfree, after.f_ffree) == (space.f_bfree, space.f_ffree), where
-            trace = read_trace(order.trace) if Path(order.trace).exists() else []
+            trace = read_trace(order.trace)
             calls, before = asked(trace), stored
             stored = happened(store, place.folder / "copy")
             assert len(calls) == len(set(calls)), where

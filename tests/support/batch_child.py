@@ -62,10 +62,18 @@ class Order:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one source: JSON, or the names of an error's classes, and what it says."""
+    """What came of one source.
+
+    Attributes:
+        transcript: as JSON.
+        is_stored: whether it says that all of it is in the store.
+        error: the names of its classes.
+        message: what it says.
+    """
 
     source: str
     transcript: str | None = None
+    is_stored: bool = False
     error: tuple[str, ...] = ()
     message: str = ""
 
@@ -132,7 +140,8 @@ class Nursery:
 
     @contextmanager
     def child(self, order: Order) -> Iterator[Child]:
-        Path(order.result).unlink(missing_ok=True)
+        for left in (order.result, order.trace):
+            Path(left).unlink(missing_ok=True)
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps(asdict(order)), file=self._process.stdin, flush=True)
         child = Child(int(self._process.stdout.readline()), Path(order.result))
@@ -176,6 +185,9 @@ class Line:
 
 
 def read_trace(path: str) -> list[Line]:
+    """Empty if it was killed before it did anything."""
+    if not Path(path).exists():
+        return []
     return [Line(*line.split(" ", 2)) for line in Path(path).read_text().splitlines()]
 
 
@@ -281,10 +293,11 @@ def _tell_of_decodes_and_commits(trace: Trace) -> None:
 def _outcome(source: str, transcript: mt.Transcript | None, error: BaseException | None) -> Outcome:
     classes = () if error is None else tuple(kind.__name__ for kind in type(error).__mro__)
     text = None if transcript is None else transcript.to_json()
-    return Outcome(source, text, classes, "" if error is None else repr(error))
+    is_stored = transcript is not None and transcript.store_error is None
+    return Outcome(source, text, is_stored, classes, "" if error is None else repr(error))
 
 
-async def _batch(order: Order, trace: Trace, outcomes: list[Outcome]) -> None:
+async def _batch(order: Order, trace: Trace, outcomes: list[Outcome], count: list[int]) -> None:
     store = mt.JobStore(order.store) if order.store else None
     transcriber = mt.ChunkedTranscriber(
         TellingEngine(trace, order.engine_seconds),
@@ -294,9 +307,23 @@ async def _batch(order: Order, trace: Trace, outcomes: list[Outcome]) -> None:
         isolation=order.isolation,  # type: ignore[arg-type]
     )
     sources = [source if source.startswith("http") else Path(source) for source in order.sources]
-    async with mt.BatchTranscriber(transcriber).run(sources) as found:
-        async for outcome in found:
-            outcomes.append(_outcome(str(outcome.source), outcome.transcript, outcome.error))  # noqa: PERF401 - one that raises in between leaves some
+    with _fault(order, count):
+        async with mt.BatchTranscriber(transcriber).run(sources) as found:
+            async for outcome in found:
+                outcomes.append(_outcome(str(outcome.source), outcome.transcript, outcome.error))  # noqa: PERF401 - kept if it raises
+
+
+@contextmanager
+def _fault(order: Order, count: list[int]) -> Iterator[None]:
+    """While this lasts, what was ordered goes wrong; then `count` has the number of operations."""
+    shim = ctypes.CDLL(None)
+    if order.fault is not None:
+        shim.fault_arm(*order.fault)
+    try:
+        yield
+    finally:
+        if order.fault is not None:
+            count[0] = shim.fault_count()
 
 
 def _descriptors() -> set[str]:
@@ -316,19 +343,16 @@ def _obey(order: Order) -> None:
     mt.default_admission().reserve_nowait(0, slot=False).release()  # opens what the process keeps open
     trace = Trace(order.trace, order.kill_at)
     _tell_of_decodes_and_commits(trace)
-    shim = ctypes.CDLL(None)
     before, raised = _descriptors(), None
     outcomes: list[Outcome] = []
-    if order.fault is not None:
-        shim.fault_arm(*order.fault)
+    count = [0]
     try:
-        anyio.run(_batch, order, trace, outcomes)
+        anyio.run(_batch, order, trace, outcomes, count)
     except BaseException as error:
         raised = error.with_traceback(None)
-    count = 0 if order.fault is None else shim.fault_count()
     gc.collect()
     left = sorted(_descriptors() - before) + [str(child) for child in psutil.Process().children()]
-    result = [asdict(outcome) for outcome in outcomes], asdict(_outcome("", None, raised)), left, count
+    result = [asdict(outcome) for outcome in outcomes], asdict(_outcome("", None, raised)), left, count[0]
     unfinished = Path(order.result + ".part")
     unfinished.write_text(json.dumps(result))
     unfinished.rename(order.result)
