@@ -19,7 +19,6 @@ CHECKS = sorted(name for name in dir(TranscriberContract) if name.startswith("te
 BREAKS = {
     bad_engines.Changes: "test_capabilities_are_sane_and_stable",
     bad_engines.OneByOne: "test_capabilities_are_sane_and_stable",
-    bad_engines.ListedWrongly: "test_capabilities_are_sane_and_stable",
     bad_engines.TooShort: "test_takes_the_longest_and_the_shortest_chunk",
     bad_engines.NoPrompt: "test_accepts_every_context",
     bad_engines.Hallucinates: "test_silence_is_no_text",
