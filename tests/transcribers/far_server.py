@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ def _heard(data: bytes) -> list[tuple[str, float, float]]:
     """A sentence that only this audio has; nothing, where it is silent."""
     with wave.open(io.BytesIO(data)) as file:
         samples, seconds = file.readframes(file.getnframes()), file.getnframes() / 16_000
+    if seconds == 10.0:  # as long as a service takes: the contract cannot see calls side by side that end at once
+        time.sleep(0.3)
     name = hashlib.sha256(samples).hexdigest()[:8]
     return [(f"heard {name}", 0.0, seconds)] if any(samples) else []
 
