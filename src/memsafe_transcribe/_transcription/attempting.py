@@ -197,10 +197,17 @@ class Attempting:
 
 
 def _identity(source: Source) -> str | None:
-    """What a source is known by before it is read; None for what has no name."""
+    """What a source is known by before it is read; None for what has no name. A file that was written to is another."""
     if is_url(source):
         return f"url {source}"
-    return f"path {os.path.abspath(source)}" if isinstance(source, os.PathLike) else None
+    if not isinstance(source, os.PathLike):
+        return None
+    name = f"path {os.path.abspath(source)}"
+    try:
+        found = os.stat(source)
+    except OSError:  # opening it will say what is wrong
+        return name
+    return f"{name} {found.st_size} {found.st_mtime_ns}"
 
 
 def _can_be_read_again(source: Source) -> bool:
