@@ -271,9 +271,9 @@ def _tell_of_decodes_and_commits(trace: Trace) -> None:
         trace.tell("decode", "-")
         return cut
 
-    def telling_transact(self: Database, function: Callable[[Any], Any], begin: str) -> Any:
+    def telling_transact(self: Database, function: Callable[[Any], Any], begin: str, *rest: Any) -> Any:
         if begin == "BEGIN":
-            return transact(self, function, begin)
+            return transact(self, function, begin, *rest)
 
         def telling_function(connection: Any) -> Any:
             result = function(connection)
@@ -281,7 +281,7 @@ def _tell_of_decodes_and_commits(trace: Trace) -> None:
             return result
 
         trace.tell("commit", "+")
-        result = transact(self, telling_function, begin)
+        result = transact(self, telling_function, begin, *rest)
         trace.tell("commit", "-")
         return result
 
