@@ -36,7 +36,7 @@ _left_by_fork: list[sqlite3.Connection] = []  # SQLite forbids a child to touch 
 
 
 class Database:
-    """A SQLite file, in WAL mode, each commit on disk before it returns. Safe for several threads and processes.
+    """A SQLite file, in WAL mode: what is committed outlives the process. Safe for several threads and processes.
 
     Args:
         path: of the file, which is made if there is none, readable by its owner only.
@@ -46,9 +46,10 @@ class Database:
     def __init__(self, path: Path, busy_timeout_seconds: float) -> None:
         self.path = path
         self._busy_timeout_seconds = busy_timeout_seconds
-        self._lock = threading.Lock()
-        self._users = 0
+        self._lock = threading.Lock()  # never waited for on an event loop: a transaction may take its time
+        self._users: set[object] = set()
         self._connection: sqlite3.Connection | None = None
+        self._has_wal = False
         self._pid = os.getpid()
 
     @asynccontextmanager
@@ -58,16 +59,17 @@ class Database:
         Raises:
             StoreError: it cannot be opened, or is of a later version.
         """
-        with self._lock:
-            self._users += 1
+        user = object()
+        self._users.add(user)
         try:
-            await self.read(lambda _: None)
+            if self._connection is None or self._pid != os.getpid():
+                await self.read(lambda _: None)
             yield
         finally:
-            with self._lock:
-                self._users -= 1
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
+            self._users.discard(user)
+            if not self._users:
+                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                    await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that only reads, on one state of the file.
@@ -77,24 +79,32 @@ class Database:
         """
         return await run_to_its_end(lambda: self._transaction(function, "BEGIN"), anyio.CapacityLimiter(1))
 
-    async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, function: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
         """Run a function in a transaction of its own, and commit it. It may wait for other processes.
+
+        Args:
+            function: what to run.
+            is_durable: it is on disk when this returns, with all that was committed before; else the machine's end (not
+                the process's) may still undo it, with all that was committed after.
 
         Raises:
             StoreError: nothing of it was done.
 
         Cancellation: once it has begun, it is waited for.
         """
-        return await run_to_its_end(lambda: self._transaction(function, "BEGIN IMMEDIATE"), anyio.CapacityLimiter(1))
+        return await run_to_its_end(
+            lambda: self._transaction(function, "BEGIN IMMEDIATE", is_durable), anyio.CapacityLimiter(1)
+        )
 
     async def settle(self) -> None:
         """Give the space of what was deleted back to the file system."""
         await run_to_its_end(self._settle, anyio.CapacityLimiter(1))
 
-    def _transaction(self, function: Callable[[sqlite3.Connection], T], begin: str) -> T:
+    def _transaction(self, function: Callable[[sqlite3.Connection], T], begin: str, is_durable: bool = False) -> T:
         with self._lock:
             try:
                 connection = self._connected()
+                connection.execute(f"PRAGMA synchronous={'FULL' if is_durable or not self._has_wal else 'NORMAL'}")
                 connection.execute(begin)
                 try:
                     result = function(connection)
@@ -143,7 +153,8 @@ class Database:
         # Before the first table, or it has no effect.
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        if mode != "wal":
+        self._has_wal = mode == "wal"
+        if not self._has_wal:
             _LOG.warning("%s: its file system has no WAL, so that readers wait for writers (%s)", self.path, mode)
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
@@ -196,7 +207,7 @@ class Database:
 
     def _close_if_unused(self) -> None:
         with self._lock:
-            if self._users == 0 and self._connection is not None:
+            if not self._users and self._connection is not None:
                 connection, self._connection = self._connection, None
                 if self._pid != os.getpid():
                     _left_by_fork.append(connection)
