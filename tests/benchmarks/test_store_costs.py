@@ -62,18 +62,21 @@ def test_a_file_that_is_open_is_not_opened_again(run: Run, tmp_path: Path, state
 
 
 def test_cleanup_removes_many_jobs_at_once(run: Run, tmp_path: Path, statements: list[str]) -> None:
-    """None that somebody is at work on."""
+    """None that somebody is at work on. The file gets as small as it was."""
 
-    async def main() -> int:
+    async def main() -> None:
         async with mt.JobStore(tmp_path / "jobs.sqlite") as store:
+            await store.cleanup(spool_dir=tmp_path)
+            empty_bytes = store.path.stat().st_size
             jobs = inside(store).jobs
             for number in range(250):
                 async with jobs.working_on(number.to_bytes(32), may_wait=False) as job:
                     await job.finish(ChunkPlan(1, 1), 1, "[]")
             async with jobs.working_on((77).to_bytes(32), may_wait=False):
                 del statements[:]
-                cleanup = await store.cleanup(finished_seconds=0, spool_dir=tmp_path)
-            return cleanup.jobs
+                assert (await store.cleanup(finished_seconds=0, spool_dir=tmp_path)).jobs == 249
+                assert sum(line.startswith("BEGIN") for line in statements) < 10
+            assert (await store.cleanup(finished_seconds=0, spool_dir=tmp_path)).jobs == 1
+            assert store.path.stat().st_size == empty_bytes
 
-    assert run(main) == 249
-    assert sum(line.startswith("BEGIN") for line in statements) < 10
+    run(main)

@@ -22,6 +22,7 @@ _LOG = logging.getLogger("memsafe_transcribe")
 _CLOSE_SECONDS = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CACHE_KIB = 1024
+_PAGES_AT_ONCE = 1000  # given back to the file system
 _REASONS = {
     sqlite3.SQLITE_BUSY: ("locked", "another process has held its lock for longer than busy_timeout_seconds"),
     sqlite3.SQLITE_LOCKED: ("locked", "another connection of this process holds its lock"),
@@ -120,7 +121,10 @@ class Database:
         with self._lock:
             try:
                 connection = self._connected()
-                connection.execute("PRAGMA incremental_vacuum").fetchall()
+                (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+                for _ in range(-(-free_pages // _PAGES_AT_ONCE)):  # others may write in between
+                    # Not by execute: a row that has no columns ends it, and each page is one.
+                    connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             except sqlite3.Error as error:
                 raise self._store_error(error) from error
