@@ -1,0 +1,60 @@
+"""`python -m audited_backend [FINDING...]`: every experiment with both backends, and a table of what was measured."""
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from .bench import Bench, ExperimentError
+from .findings import FINDINGS, Row
+
+HEADER = ("finding", "old backend", "", "new backend", "")
+
+
+def verdicts(row: Row) -> tuple[str, str]:
+    """What the measurements mean."""
+    if row.is_defect:
+        old = "defect" if row.old.is_bad else "NO DEFECT"
+    else:
+        old = "FAILS" if row.old.is_bad else "works"
+    return old, "FAILS" if row.new.is_bad else "holds" if row.is_defect else "works"
+
+
+def table(rows: list[Row]) -> str:
+    """In Markdown, its columns aligned."""
+    lines = [HEADER]
+    for row in rows:
+        old, new = verdicts(row)
+        lines.append((row.finding, row.old.text, old, row.new.text, new))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
+    )
+
+
+def main() -> int:
+    """Exit code 0 if every old one shows its defect and every new one is without; 1 if not; 2 for a wrong command."""
+    parser = argparse.ArgumentParser(prog="python -m audited_backend", description=__doc__)
+    parser.add_argument("findings", nargs="*", type=int, choices=[*FINDINGS, []], help="all, if none is given")
+    wanted = parser.parse_args().findings or list(FINDINGS)
+    started, rows = time.monotonic(), list[Row]()
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(Path(folder))
+        with bench.server.running():
+            for number in wanted:
+                print(f"finding {number} ...", file=sys.stderr, flush=True)
+                try:
+                    rows += FINDINGS[number](bench)
+                except ExperimentError as error:
+                    print(f"finding {number} could not be measured: {error}", file=sys.stderr)
+                    return 1
+    print(table(rows))
+    wrong = [row.finding for row in rows if not row.is_as_said]
+    print(f"\n{len(rows)} rows in {time.monotonic() - started:.0f} s; ", end="")
+    print(f"not as said: {'; '.join(wrong)}" if wrong else "each as the audit says")
+    return 1 if wrong else 0
+
+
+sys.exit(main())

@@ -1,0 +1,89 @@
+"""Recordings whose words are tones, and an engine that hears them: what is shown here is not recognition."""
+
+import asyncio
+import io
+import math
+import wave
+from array import array
+from itertools import groupby
+from pathlib import Path
+
+HERTZ = {"memory": 400, "is": 700, "all": 1_000, "you": 1_300, "need": 1_600}
+LOUD = 3_000  # of 32 767
+FRAME_SAMPLES = 160
+HEARD_SAMPLES = 1_600
+TONE_SECONDS = 0.6  # of each second; the rest, on both sides, is a pause
+
+
+def text_of(seconds: int) -> str:
+    """What is said in a recording of that length: a word a second."""
+    words = list(HERTZ)
+    return " ".join(words[second % len(words)] for second in range(seconds))
+
+
+def write_recording(path: Path, seconds: int, *, rate_hz: int = 16_000, channels: int = 1) -> Path:
+    """A WAV file in which `text_of(seconds)` is said."""
+    words = [_one_second(hertz, rate_hz, channels) for hertz in HERTZ.values()]
+    with wave.open(str(path), "wb") as file:
+        file.setparams((channels, 2, rate_hz, seconds * rate_hz, "NONE", ""))
+        for second in range(seconds):
+            file.writeframesraw(words[second % len(words)])
+    return path
+
+
+def _one_second(hertz: int, rate_hz: int, channels: int) -> bytes:
+    pause = [0] * int(rate_hz * (1 - TONE_SECONDS) / 2)
+    tone_samples = rate_hz - 2 * len(pause)
+    tone = [int(12_000 * math.sin(2 * math.pi * hertz * n / rate_hz)) for n in range(tone_samples)]
+    return array("h", [sample for sample in (*pause, *tone, *pause) for _ in range(channels)]).tobytes()
+
+
+def hear(wav: bytes) -> str:
+    """The words in a chunk of 16 kHz mono 16-bit WAV: each tone by its pitch."""
+    with wave.open(io.BytesIO(wav)) as file:
+        samples = memoryview(file.readframes(file.getnframes())).cast("h")
+        rate_hz = file.getframerate()
+    loud = (max(samples[at : at + FRAME_SAMPLES]) > LOUD for at in range(0, len(samples), FRAME_SAMPLES))
+    words, at = [], 0
+    for is_loud, frames in groupby(loud):
+        if is_loud:
+            heard = samples[at + FRAME_SAMPLES : at + FRAME_SAMPLES + HEARD_SAMPLES]
+            rises = sum(1 for before, after in zip(heard, heard[1:], strict=False) if before < 0 <= after)
+            hertz = rises * rate_hz / max(1, len(heard))
+            words.append(min(HERTZ, key=lambda word: abs(HERTZ[word] - hertz)))
+        at += FRAME_SAMPLES * sum(1 for _ in frames)
+    return " ".join(words)
+
+
+class CountingEngine:
+    """Hears, and counts how many calls are in it at once.
+
+    Args:
+        error: with what every call is answered instead, as an error.
+
+    Attributes:
+        may_answer: calls wait in it until this is set, as it is from the beginning.
+        calls: how many came.
+        inside: how many are in it now.
+        peak_inside: the most that ever were at once.
+    """
+
+    def __init__(self, error: str | None = None) -> None:
+        self._error = error
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.calls = 0
+        self.inside = 0
+        self.peak_inside = 0
+
+    async def __call__(self, wav: bytes) -> str:
+        self.calls += 1
+        self.inside += 1
+        self.peak_inside = max(self.peak_inside, self.inside)
+        try:
+            await self.may_answer.wait()
+            if self._error is not None:
+                raise RuntimeError(self._error)
+            return hear(wav)
+        finally:
+            self.inside -= 1

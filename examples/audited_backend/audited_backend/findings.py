@@ -1,0 +1,212 @@
+"""The findings of the audit, each as an experiment that is made with both backends."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .bench import HEAD_BYTES, Bench, Ended
+from .fake_engine import text_of
+from .host import Order
+from .server import Answer
+
+MIB = 1 << 20
+ONE_FILE_SECONDS = 20
+LIMIT_BYTES = 160 * MIB  # of the host that has little memory left
+BALLAST_PERCENT = 75.0
+CAP_BYTES = 4_000_000
+TOO_LARGE_BYTES = 64 * MIB
+MAX_CONCURRENT = 3
+SHORT_SECONDS, LONG_SECONDS = 120, 480
+STEREO = {"rate_hz": 44_100, "channels": 2}
+STEREO_BYTES_PER_SECOND = 44_100 * 2 * 2
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one backend did: in words, and whether that is the defect."""
+
+    text: str
+    is_bad: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. The old backend is expected to have the defect, but for what the audit found in order."""
+
+    finding: str
+    old: Measured
+    new: Measured
+    is_defect: bool = True
+
+    @property
+    def is_as_said(self) -> bool:
+        """Whether the old one did as the audit says, and the new one as it should."""
+        return self.old.is_bad == self.is_defect and not self.new.is_bad
+
+
+def rows_of(finding: str, measure: Callable[[str], Measured], *, is_defect: bool = True) -> Row:
+    """The same measurement of both, judged by the same rule."""
+    return Row(finding, measure("old"), measure("new"), is_defect)
+
+
+def settings(side: str, *, old: dict[str, Any] | None = None, new: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What only one of them has."""
+    return (old if side == "old" else new) or {}
+
+
+def size(count_bytes: int) -> str:
+    return f"{count_bytes / MIB:.1f} MiB" if count_bytes >= MIB / 10 else f"{count_bytes} bytes"
+
+
+# -- 0: nothing is wrong
+
+
+def good_day(bench: Bench) -> Iterator[Row]:
+    """Both work: of a good file they give the same transcript."""
+    url = bench.recording("good", ONE_FILE_SECONDS)
+
+    def measure(side: str) -> Measured:
+        ended = bench.host(Order(side, "transcribe", (url,)))
+        is_right = ended.answer.get("text") == text_of(ONE_FILE_SECONDS) and not ended.left_bytes
+        return Measured(f"{len(ended.answer.get('text', '').split())} words, {left(ended)}", not is_right)
+
+    yield rows_of("0 a good file: transcribed", measure, is_defect=False)
+
+    def measure_404(side: str) -> Measured:
+        ended = bench.host(Order(side, "transcribe", (bench.server.url("/none"),)))
+        return Measured(f"{ended.error}, {left(ended)}", bool(ended.left_bytes))
+
+    yield rows_of("0 a URL that is gone (404): an error", measure_404, is_defect=False)
+
+
+# -- 1: temporary files
+
+
+def left(ended: Ended) -> str:
+    """What stayed in the temporary folder."""
+    files = len(ended.left_bytes)
+    return f"{files} file of {size(sum(ended.left_bytes))} left" if files else "nothing left"
+
+
+def temp_files(bench: Bench) -> Iterator[Row]:
+    """Every way to fail but 404 and 403 leaves the download in the temporary folder."""
+    good = bench.recording("good", ONE_FILE_SECONDS)
+    error = bench.answer("/error", Answer(None, 0, 0, status=500))
+    truncated = bench.answer("/truncated", Answer(None, HEAD_BYTES, 2 * HEAD_BYTES))
+    hanging = bench.answer("/hanging", Answer(None, HEAD_BYTES, 2 * HEAD_BYTES, then_hangs=True))
+
+    def failing(url: str, engine_error: str | None = None) -> Callable[[str], Measured]:
+        def measure(side: str) -> Measured:
+            ended = bench.host(Order(side, "transcribe", (url,), engine_error=engine_error))
+            return Measured(f"{ended.error}, {left(ended)}", bool(ended.left_bytes))
+
+        return measure
+
+    def killed(side: str) -> Measured:
+        bench.server.is_hanging.clear()
+        ended = bench.host(Order(side, "transcribe", (hanging,)), kill_when=bench.server.is_hanging)
+        return Measured(f"killed, {left(ended)}", bool(ended.left_bytes))
+
+    yield rows_of("1 temp file left: the server answers 500", failing(error))
+    yield rows_of("1 temp file left: the body breaks off", failing(truncated))
+    yield rows_of("1 temp file left: the engine fails", failing(good, "out of quota"))
+    yield rows_of("1 temp file left: SIGKILL in a download", killed)
+
+
+# -- 2: memory is not looked at
+
+
+def memory_checks(bench: Bench) -> Iterator[Row]:
+    """75 % of the limit is in use, and what is left is not enough for the file. RLIMIT_DATA stands for the container:
+    both can see it, and the kernel keeps it.
+    """
+    url = bench.recording("large", 240, **STEREO)
+
+    def let_in(**old_settings: Any) -> Callable[[str], Measured]:
+        def measure(side: str) -> Measured:
+            order = Order(
+                side,
+                "transcribe",
+                (url,),
+                limit_bytes=LIMIT_BYTES,
+                ballast_percent=BALLAST_PERCENT,
+                settings=settings(side, old=old_settings, new={"queue_timeout_seconds": 0.5}),
+            )
+            ended = bench.host(order)
+            is_refused = str(LIMIT_BYTES // MIB) in ended.answer["message"]
+            what = "refused with the figures" if is_refused else f"let in (host: {ended.answer['host_percent']:.0f} %)"
+            return Measured(f"{what}, {ended.error}", not is_refused)
+
+        return measure
+
+    yield rows_of("2 no check that sees the limit: 75 % in use", let_in())
+
+
+# -- 3: the size is checked too late
+
+
+def late_size_check(bench: Bench) -> Iterator[Row]:
+    """A file above the cap is downloaded whole before anybody looks."""
+    announced = bench.answer("/announced", Answer(None, TOO_LARGE_BYTES, TOO_LARGE_BYTES))
+    unannounced = bench.answer("/unannounced", Answer(None, TOO_LARGE_BYTES, None))
+
+    def downloading(url: str) -> Callable[[str], Measured]:
+        def measure(side: str) -> Measured:
+            ended = bench.host(Order(side, "transcribe", (url,), settings={"max_file_bytes": CAP_BYTES}))
+            return Measured(f"{size(ended.sent_bytes)} sent, {ended.error}", ended.sent_bytes > TOO_LARGE_BYTES // 2)
+
+        return measure
+
+    yield rows_of("3 size checked late: 64 MiB announced, cap 4 MB", downloading(announced))
+    yield rows_of("3 size checked late: no length announced", downloading(unannounced))
+
+
+# -- 4: nobody counts them all
+
+
+def too_many_at_once(bench: Bench) -> Iterator[Row]:
+    """Each level has a limit of its own, and the levels multiply."""
+    long = tuple(bench.recording(f"long{number}", 25) for number in range(8))
+    short = tuple(bench.recording(f"short{number}", 5) for number in range(3))
+
+    def measure(side: str) -> Measured:
+        own = settings(side, old={"long_file_bytes": 500_000})
+        ended = bench.host(Order(side, "crowd", long, short, settings={"chunk_seconds": 10, **own}))
+        texts = [*ended.answer["outcomes"], *ended.answer["scheduled"]]
+        is_right = texts == [text_of(25)] * len(long) + [text_of(5)] * len(short)
+        peak = ended.answer["peak_inside"]
+        return Measured(
+            f"{peak} engine calls at once, {'all' if is_right else 'NOT all'} right",
+            peak > MAX_CONCURRENT or not is_right,
+        )
+
+    yield rows_of("4 batch(5) x chunks(2) + scheduler(2)", measure)
+
+
+# -- 7: the whole file in memory
+
+
+def whole_file(bench: Bench) -> Iterator[Row]:
+    """The peak of the process tree, for a file and one four times as long."""
+    short = bench.recording("minutes2", SHORT_SECONDS, **STEREO)
+    long = bench.recording("minutes8", LONG_SECONDS, **STEREO)
+
+    def measure(side: str) -> Measured:
+        peaks = [bench.host(Order(side, "transcribe", (url,))).peak_bytes for url in (short, long)]
+        more_bytes = (LONG_SECONDS - SHORT_SECONDS) * STEREO_BYTES_PER_SECOND
+        return Measured(
+            f"peak {size(peaks[0])}, then {size(peaks[1])}",
+            peaks[1] - peaks[0] > more_bytes // 4,
+        )
+
+    yield rows_of("7 whole file in memory: 2 minutes, then 8", measure)
+
+
+FINDINGS: dict[int, Callable[[Bench], Iterator[Row]]] = {
+    0: good_day,
+    1: temp_files,
+    2: memory_checks,
+    3: late_size_check,
+    4: too_many_at_once,
+    7: whole_file,
+}
