@@ -12,21 +12,10 @@ from .findings import FINDINGS, Row
 HEADER = ("finding", "old backend", "", "new backend", "")
 
 
-def verdicts(row: Row) -> tuple[str, str]:
-    """What the measurements mean."""
-    if row.is_defect:
-        old = "defect" if row.old.is_bad else "NO DEFECT"
-    else:
-        old = "FAILS" if row.old.is_bad else "works"
-    return old, "FAILS" if row.new.is_bad else "holds" if row.is_defect else "works"
-
-
 def table(rows: list[Row]) -> str:
     """In Markdown, its columns aligned."""
     lines = [HEADER]
-    for row in rows:
-        old, new = verdicts(row)
-        lines.append((row.finding, row.old.text, old, row.new.text, new))
+    lines += [(row.finding, row.old.text, row.old_verdict, row.new.text, row.new_verdict) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
@@ -37,7 +26,7 @@ def table(rows: list[Row]) -> str:
 def main() -> int:
     """Exit code 0 if every old one shows its defect and every new one is without; 1 if not; 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m audited_backend", description=__doc__)
-    parser.add_argument("findings", nargs="*", type=int, choices=[*FINDINGS, []], help="all, if none is given")
+    parser.add_argument("findings", nargs="*", type=int, choices=FINDINGS, help="all, if none is given")
     wanted = parser.parse_args().findings or list(FINDINGS)
     started, rows = time.monotonic(), list[Row]()
     with tempfile.TemporaryDirectory() as folder:
@@ -50,9 +39,11 @@ def main() -> int:
                 except ExperimentError as error:
                     print(f"finding {number} could not be measured: {error}", file=sys.stderr)
                     return 1
-    print(table(rows))
+    print(table(rows), end="\n\n")
+    for number, said in {row.finding.split()[0]: row.new.said for row in rows if row.new.said}.items():
+        print(f"{number}, the new one says: {said}\n")
     wrong = [row.finding for row in rows if not row.is_as_said]
-    print(f"\n{len(rows)} rows in {time.monotonic() - started:.0f} s; ", end="")
+    print(f"{len(rows)} rows in {time.monotonic() - started:.0f} s; ", end="")
     print(f"not as said: {'; '.join(wrong)}" if wrong else "each as the audit says")
     return 1 if wrong else 0
 

@@ -91,11 +91,14 @@ class Bench:
             # A ledger of its own, too: what else runs in this container is not to wait for it, nor it for that.
             env = {**os.environ, "TMPDIR": str(spool), "MEMSAFE_LEDGER_DIR": home}
             command = [sys.executable, "-m", f"{__package__}.host", order.to_json()]
-            with out.open("w") as stdout, err.open("w") as stderr:
-                with _running(command, env, stdout, stderr) as process:
-                    if kill_when is not None and kill_when.wait(LIFETIME_SECONDS):
-                        process.kill()
-                    peak_bytes = _watch(process)
+            with (
+                out.open("w") as stdout,
+                err.open("w") as stderr,
+                _running(command, env, stdout, stderr) as process,
+            ):
+                if kill_when is not None and kill_when.wait(LIFETIME_SECONDS):
+                    process.kill()
+                peak_bytes = _watch(process)
             if process.returncode not in ((0,) if kill_when is None else (-signal.SIGKILL,)):
                 raise ExperimentError(f"{order} ended with {process.returncode}: {err.read_text()}")
             return Ended(

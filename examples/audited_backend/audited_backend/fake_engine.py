@@ -5,13 +5,14 @@ import io
 import math
 import wave
 from array import array
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 HERTZ = {"memory": 400, "is": 700, "all": 1_000, "you": 1_300, "need": 1_600}
 LOUD = 3_000  # of 32 767
 FRAME_SAMPLES = 160
 HEARD_SAMPLES = 1_600
+WAV_BYTES_PER_SECOND = 32_000
 TONE_SECONDS = 0.6  # of each second; the rest, on both sides, is a pause
 
 
@@ -48,7 +49,7 @@ def hear(wav: bytes) -> str:
     for is_loud, frames in groupby(loud):
         if is_loud:
             heard = samples[at + FRAME_SAMPLES : at + FRAME_SAMPLES + HEARD_SAMPLES]
-            rises = sum(1 for before, after in zip(heard, heard[1:], strict=False) if before < 0 <= after)
+            rises = sum(1 for before, after in pairwise(heard) if before < 0 <= after)
             hertz = rises * rate_hz / max(1, len(heard))
             words.append(min(HERTZ, key=lambda word: abs(HERTZ[word] - hertz)))
         at += FRAME_SAMPLES * sum(1 for _ in frames)
@@ -60,6 +61,7 @@ class CountingEngine:
 
     Args:
         error: with what every call is answered instead, as an error.
+        seconds_per_minute: how long it takes for a minute of audio.
 
     Attributes:
         may_answer: calls wait in it until this is set, as it is from the beginning.
@@ -68,8 +70,9 @@ class CountingEngine:
         peak_inside: the most that ever were at once.
     """
 
-    def __init__(self, error: str | None = None) -> None:
+    def __init__(self, error: str | None = None, seconds_per_minute: float = 0.0) -> None:
         self._error = error
+        self._seconds_per_byte = seconds_per_minute / 60 / WAV_BYTES_PER_SECOND
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.calls = 0
@@ -82,6 +85,7 @@ class CountingEngine:
         self.peak_inside = max(self.peak_inside, self.inside)
         try:
             await self.may_answer.wait()
+            await asyncio.sleep(self._seconds_per_byte * len(wav))
             if self._error is not None:
                 raise RuntimeError(self._error)
             return hear(wav)

@@ -11,8 +11,10 @@ from .server import Answer
 
 MIB = 1 << 20
 ONE_FILE_SECONDS = 20
-LIMIT_BYTES = 160 * MIB  # of the host that has little memory left
+LIMIT_BYTES = 96 * MIB  # of the host that has little memory left
 BALLAST_PERCENT = 75.0
+BATCH_SECONDS = 320
+SMALL_BYTES = 80 * MIB
 CAP_BYTES = 4_000_000
 TOO_LARGE_BYTES = 64 * MIB
 MAX_CONCURRENT = 3
@@ -23,10 +25,17 @@ STEREO_BYTES_PER_SECOND = 44_100 * 2 * 2
 
 @dataclass(frozen=True)
 class Measured:
-    """What one backend did: in words, and whether that is the defect."""
+    """What one backend did.
+
+    Attributes:
+        text: in words.
+        is_bad: whether that is the defect.
+        said: how it put a refusal.
+    """
 
     text: str
     is_bad: bool
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,20 @@ class Row:
     old: Measured
     new: Measured
     is_defect: bool = True
+
+    @property
+    def old_verdict(self) -> str:
+        """What its measurement means."""
+        if not self.is_defect:
+            return "FAILS" if self.old.is_bad else "works"
+        return "defect" if self.old.is_bad else "NO DEFECT"
+
+    @property
+    def new_verdict(self) -> str:
+        """What its measurement means."""
+        if self.new.is_bad:
+            return "FAILS"
+        return "holds" if self.is_defect else "works"
 
     @property
     def is_as_said(self) -> bool:
@@ -97,7 +120,7 @@ def temp_files(bench: Bench) -> Iterator[Row]:
 
     def failing(url: str, engine_error: str | None = None) -> Callable[[str], Measured]:
         def measure(side: str) -> Measured:
-            ended = bench.host(Order(side, "transcribe", (url,), engine_error=engine_error))
+            ended = bench.host(Order(side, "transcribe", (url,), engine={"error": engine_error}))
             return Measured(f"{ended.error}, {left(ended)}", bool(ended.left_bytes))
 
         return measure
@@ -122,24 +145,27 @@ def memory_checks(bench: Bench) -> Iterator[Row]:
     """
     url = bench.recording("large", 240, **STEREO)
 
-    def let_in(**old_settings: Any) -> Callable[[str], Measured]:
+    def let_in(scenario: str, **order: Any) -> Callable[[str], Measured]:
         def measure(side: str) -> Measured:
-            order = Order(
-                side,
-                "transcribe",
-                (url,),
-                limit_bytes=LIMIT_BYTES,
-                ballast_percent=BALLAST_PERCENT,
-                settings=settings(side, old=old_settings, new={"queue_timeout_seconds": 0.5}),
+            ended = bench.host(
+                Order(
+                    side,
+                    scenario,
+                    (url,),
+                    limit_bytes=LIMIT_BYTES,
+                    ballast_percent=BALLAST_PERCENT,
+                    settings=settings(side, new={"queue_timeout_seconds": 0.5}),
+                    **order,
+                )
             )
-            ended = bench.host(order)
-            is_refused = str(LIMIT_BYTES // MIB) in ended.answer["message"]
-            what = "refused with the figures" if is_refused else f"let in (host: {ended.answer['host_percent']:.0f} %)"
-            return Measured(f"{what}, {ended.error}", not is_refused)
+            said = ended.answer["message"]
+            is_refused = f"{LIMIT_BYTES // MIB}.0 MiB" in said
+            return Measured(f"{'refused' if is_refused else 'let in'}, {ended.error}", not is_refused, said)
 
         return measure
 
-    yield rows_of("2 no check that sees the limit: 75 % in use", let_in())
+    yield rows_of("2 no check of the container: 75 % in use", let_in("transcribe"))
+    yield rows_of("2 the threshold is 80 %: 75 % in use, seen", let_in("transcribe", guard_sees_limit=True))
 
 
 # -- 3: the size is checked too late
@@ -153,7 +179,8 @@ def late_size_check(bench: Bench) -> Iterator[Row]:
     def downloading(url: str) -> Callable[[str], Measured]:
         def measure(side: str) -> Measured:
             ended = bench.host(Order(side, "transcribe", (url,), settings={"max_file_bytes": CAP_BYTES}))
-            return Measured(f"{size(ended.sent_bytes)} sent, {ended.error}", ended.sent_bytes > TOO_LARGE_BYTES // 2)
+            is_late = ended.sent_bytes > TOO_LARGE_BYTES // 2
+            return Measured(f"{size(ended.sent_bytes)} sent, {ended.error}", is_late, ended.answer["message"])
 
         return measure
 
@@ -183,6 +210,38 @@ def too_many_at_once(bench: Bench) -> Iterator[Row]:
     yield rows_of("4 batch(5) x chunks(2) + scheduler(2)", measure)
 
 
+# -- 5: what was in order
+
+
+def cleanup(bench: Bench) -> Iterator[Row]:
+    """Batches are forgotten after 24 hours, failed URLs after 7 days, by a task that runs beside the work."""
+    urls = (bench.recording("good", ONE_FILE_SECONDS), bench.server.url("/none"))
+
+    def measure(side: str) -> Measured:
+        ended = bench.host(Order(side, "ageing", urls))
+        forgotten = [tuple(counts) for counts in ended.answer["forgotten"]]
+        is_right = forgotten == [(0, 0), (1, 0), (0, 1)]
+        return Measured("batch gone at 25 h, URL at 8 d" if is_right else f"forgotten: {forgotten}", not is_right)
+
+    yield rows_of("5 cleanup: at 23 hours, 25 hours, 8 days", measure, is_defect=False)
+
+
+# -- 6: batches as if memory were endless
+
+
+def fixed_batch(bench: Bench) -> Iterator[Row]:
+    """Five at a time, where there is memory for two."""
+    urls = tuple(bench.recording(f"hour{number}", BATCH_SECONDS) for number in range(5))
+
+    def measure(side: str) -> Measured:
+        ended = bench.host(Order(side, "batch", urls, limit_bytes=SMALL_BYTES, engine={"seconds_per_minute": 0.1}))
+        done = ended.answer["outcomes"].count(text_of(BATCH_SECONDS))
+        failed = sorted({outcome for outcome in ended.answer["outcomes"] if outcome.startswith("!")})
+        return Measured(f"{done} of {len(urls)} done{', '.join(['', *failed])}", done < len(urls))
+
+    yield rows_of("6 batch of 5 whatever memory is left", measure)
+
+
 # -- 7: the whole file in memory
 
 
@@ -208,5 +267,7 @@ FINDINGS: dict[int, Callable[[Bench], Iterator[Row]]] = {
     2: memory_checks,
     3: late_size_check,
     4: too_many_at_once,
+    5: cleanup,
+    6: fixed_batch,
     7: whole_file,
 }

@@ -8,17 +8,19 @@ import json
 import resource
 import signal
 import sys
+import threading
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from . import scenarios
 from .fake_engine import CountingEngine
 
 LIFETIME_SECONDS = 40
-POLL_SECONDS = 0.01
-ALL_LIMITS_TOGETHER = 12  # batch(5) x chunks(2) + scheduler(2)
+STACK_BYTES = 1 << 20  # of threads: RLIMIT_DATA counts them whole, whatever is used of them
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,14 @@ class Order:
 
     Attributes:
         side: "old" or "new".
-        scenario: the name of a function of this module.
+        scenario: the name of a function in `scenarios`.
         urls: what to transcribe.
-        scheduled_urls: what the scheduler is to transcribe at the same time, for "crowd".
+        scheduled_urls: what the scheduler is to transcribe at the same time.
         limit_bytes: its RLIMIT_DATA, in place of a container's limit.
         ballast_percent: how much of that the rest of the application has taken before.
-        engine_error: with what error the engine answers every call; None to let it hear.
-        settings: of the backend.
+        guard_sees_limit: whether the old backend's guard is told how much of that is used, and not of the host.
+        engine: arguments of the engine.
+        settings: arguments of the backend.
     """
 
     side: str
@@ -42,15 +45,13 @@ class Order:
     scheduled_urls: tuple[str, ...] = ()
     limit_bytes: int = 1 << 30
     ballast_percent: float = 0.0
-    engine_error: str | None = None
+    guard_sees_limit: bool = False
+    engine: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """For the command line."""
         return json.dumps(asdict(self))
-
-
-Answer = dict[str, Any]
 
 
 def data_bytes() -> int:
@@ -61,11 +62,20 @@ def data_bytes() -> int:
     raise OSError("the system does not tell VmData")
 
 
-def make_backend(order: Order, engine: Any) -> Any:
-    """Either backend. The old one has no idea of addresses: it needs no permission for those on loopback."""
+def _limit_data(limit_bytes: int) -> None:
+    """Set the limit, as far as this process may."""
+    _, highest = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = highest if limit_bytes == resource.RLIM_INFINITY else limit_bytes
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, highest))
+
+
+def make_backend(order: Order, engine: CountingEngine) -> Any:
+    """Either backend. The old one asks nobody before it dials an address: on loopback it needs no permission."""
     if order.side == "old":
         from .old_backend import TranscriptionBackend as OldBackend
 
+        if order.guard_sees_limit:
+            return OldBackend(engine, memory_percent=lambda: 100 * data_bytes() / order.limit_bytes, **order.settings)
         return OldBackend(engine, **order.settings)
     import memsafe_transcribe as mt
 
@@ -74,60 +84,27 @@ def make_backend(order: Order, engine: Any) -> Any:
     return NewBackend(engine, policy=mt.UrlPolicy(allow_private=True), **order.settings)
 
 
-async def transcribe(order: Order, backend: Any, engine: CountingEngine) -> Answer:
-    """One file."""
-    return {"text": await backend.transcribe_audio(order.urls[0])}
-
-
-async def crowd(order: Order, backend: Any, engine: CountingEngine) -> Answer:
-    """A batch and the scheduler at once. Calls stay in the engine until no further one can come."""
-    engine.may_answer.clear()
-    async with asyncio.TaskGroup() as tasks:
-        batch = tasks.create_task(backend.transcribe_batch("batch", order.urls))
-        scheduled = tasks.create_task(backend.run_scheduled(order.scheduled_urls))
-        while not is_full(engine, backend):
-            await asyncio.sleep(POLL_SECONDS)
-        engine.may_answer.set()
-    return {"outcomes": outcomes(batch.result()), "scheduled": scheduled.result()}
-
-
-def is_full(engine: CountingEngine, backend: Any) -> bool:
-    """Whether all are in the engine that can be: as many as the limits of the old one add up to, or every slot."""
-    if engine.inside >= ALL_LIMITS_TOGETHER:
-        return True
-    if not hasattr(backend, "admission"):
-        return False
-    now = backend.admission.statistics()
-    return bool(engine.inside == now.active == now.max_concurrent and now.waiting)
-
-
-def outcomes(found: dict[str, str | BaseException]) -> list[str]:
-    """The texts of a batch, and the names of what went wrong."""
-    return [value if isinstance(value, str) else f"!{type(value).__name__}" for value in found.values()]
-
-
-SCENARIOS = {"transcribe": transcribe, "crowd": crowd}
-
-
 async def run(order: Order) -> Answer:
     """Carry the order out."""
-    engine = CountingEngine(order.engine_error)
+    engine = CountingEngine(**order.engine)
     backend = make_backend(order, engine)
     ballast = bytearray(max(0, int(order.limit_bytes * order.ballast_percent / 100) - data_bytes()))
-    seen = {"used_bytes": data_bytes(), "host_percent": psutil.virtual_memory().percent}
+    host_percent = psutil.virtual_memory().percent
     try:
-        answer = await SCENARIOS[order.scenario](order, backend, engine)
+        answer = await getattr(scenarios, order.scenario)(order, backend, engine)
     except Exception as error:
         answer = {"error": type(error).__name__, "message": str(error)}
     del ballast
-    return {**seen, **answer, "calls": engine.calls, "peak_inside": engine.peak_inside}
+    _limit_data(resource.RLIM_INFINITY)  # what happened can be told in any case
+    return {"host_percent": host_percent, **answer, "calls": engine.calls, "peak_inside": engine.peak_inside}
 
 
 def main() -> None:
-    """Bound this process in time and memory, then carry the order out."""
+    """Bound this process in time and memory, and carry the order out."""
     order = Order(**json.loads(sys.argv[1]))
     signal.alarm(LIFETIME_SECONDS)
-    resource.setrlimit(resource.RLIMIT_DATA, (order.limit_bytes, order.limit_bytes))
+    threading.stack_size(STACK_BYTES)
+    _limit_data(order.limit_bytes)
     print(json.dumps(asyncio.run(run(order))), flush=True)
 
 

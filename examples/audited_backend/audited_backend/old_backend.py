@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import io
+import logging
 import os
 import tempfile
 import time
@@ -12,6 +13,8 @@ from typing import Any
 import httpx
 import psutil
 from pydub import AudioSegment
+
+_LOG = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 500_000_000
 LONG_FILE_BYTES = 10_000_000
@@ -53,7 +56,6 @@ class TranscriptionBackend:
         long_file_bytes: from this size on a file is cut into chunks.
         chunk_seconds: how long those are.
         memory_percent: how much of the memory is used.
-        now: the clock that ages are told by.
     """
 
     def __init__(
@@ -64,14 +66,12 @@ class TranscriptionBackend:
         long_file_bytes: int = LONG_FILE_BYTES,
         chunk_seconds: float = CHUNK_SECONDS,
         memory_percent: Callable[[], float] = _host_memory_percent,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine
         self.max_file_bytes = max_file_bytes
         self.long_file_bytes = long_file_bytes
         self.chunk_seconds = chunk_seconds
         self.memory_percent = memory_percent
-        self.now = now
         self.batches: dict[str, tuple[float, dict[str, str | BaseException]]] = {}
         self.failed_urls: dict[str, float] = {}
         self._batch_limit = asyncio.Semaphore(MAX_BATCH_SIZE)
@@ -100,7 +100,7 @@ class TranscriptionBackend:
                 return await self.transcribe_audio(url)
 
         outcomes = dict(zip(urls, await asyncio.gather(*map(one, urls), return_exceptions=True), strict=True))
-        self.batches[batch_id] = self.now(), outcomes
+        self.batches[batch_id] = time.time(), outcomes
         return outcomes
 
     async def run_scheduled(self, urls: Sequence[str]) -> list[str]:
@@ -112,18 +112,20 @@ class TranscriptionBackend:
 
         return await asyncio.gather(*map(one, urls))
 
-    def cleanup_cache(self) -> None:
+    async def cleanup_cache(self) -> None:
         """Forget batches older than a day, and failed URLs older than a week."""
-        now = self.now()
+        now, batches, failed_urls = time.time(), len(self.batches), len(self.failed_urls)
         self.batches = {
             batch_id: batch for batch_id, batch in self.batches.items() if now - batch[0] <= BATCH_CACHE_SECONDS
         }
         self.failed_urls = {url: at for url, at in self.failed_urls.items() if now - at <= FAILED_URL_SECONDS}
+        batches, failed_urls = batches - len(self.batches), failed_urls - len(self.failed_urls)
+        _LOG.info("cleanup: batches=%d, failed_urls=%d", batches, failed_urls)
 
     async def cleanup_periodically(self, every_seconds: float = 3600.0) -> None:
-        """Clean up at once, and every hour."""
+        """Clean up now and every hour."""
         while True:
-            self.cleanup_cache()
+            await self.cleanup_cache()
             await asyncio.sleep(every_seconds)
 
     def _download_audio_sync(self, url: str) -> str:
@@ -138,7 +140,7 @@ class TranscriptionBackend:
             except httpx.HTTPStatusError as error:
                 if error.response.status_code in (403, 404):
                     os.unlink(file.name)
-                    self.failed_urls[url] = self.now()
+                    self.failed_urls[url] = time.time()
                 raise
         size_bytes = os.path.getsize(file.name)
         if size_bytes > self.max_file_bytes:

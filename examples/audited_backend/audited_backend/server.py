@@ -70,10 +70,10 @@ class Server:
                 self.request.setsockopt(SOL_SOCKET, SO_SNDBUF, BLOCK_BYTES)  # so that little waits there uncounted
                 super().setup()
 
-            def do_HEAD(self) -> None:  # noqa: N802 - the names are http.server's
+            def do_HEAD(self) -> None:
                 self.send_head()
 
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 answer = self.send_head()
                 with suppress(OSError):  # the client has gone, as it may
                     for block in answer.blocks():
