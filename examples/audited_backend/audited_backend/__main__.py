@@ -14,7 +14,7 @@ HEADER = ("finding", "old backend", "", "new backend", "")
 
 def table(rows: list[Row]) -> str:
     """In Markdown, its columns aligned."""
-    lines = [HEADER]
+    lines: list[tuple[str, ...]] = [HEADER]
     lines += [(row.finding, row.old.text, row.old_verdict, row.new.text, row.new_verdict) for row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, tuple("-" * width for width in widths))
