@@ -158,9 +158,10 @@ def memory_checks(bench: Bench) -> Iterator[Row]:
                     **order,
                 )
             )
-            said = ended.answer["message"]
+            said = ended.answer.get("message", "")
             is_refused = f"{LIMIT_BYTES // MIB}.0 MiB" in said
-            return Measured(f"{'refused' if is_refused else 'let in'}, {ended.error}", not is_refused, said)
+            what = "refused" if is_refused else "let in"
+            return Measured(f"{what}, {ended.answer.get('error', 'done')}", not is_refused, said)
 
         return measure
 
