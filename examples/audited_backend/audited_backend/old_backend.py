@@ -114,13 +114,14 @@ class TranscriptionBackend:
 
     async def cleanup_cache(self) -> None:
         """Forget batches older than a day, and failed URLs older than a week."""
-        now, batches, failed_urls = time.time(), len(self.batches), len(self.failed_urls)
-        self.batches = {
-            batch_id: batch for batch_id, batch in self.batches.items() if now - batch[0] <= BATCH_CACHE_SECONDS
-        }
-        self.failed_urls = {url: at for url, at in self.failed_urls.items() if now - at <= FAILED_URL_SECONDS}
-        batches, failed_urls = batches - len(self.batches), failed_urls - len(self.failed_urls)
-        _LOG.info("cleanup: batches=%d, failed_urls=%d", batches, failed_urls)
+        now = time.time()
+        batch_ids = [batch_id for batch_id, (at, _) in self.batches.items() if now - at > BATCH_CACHE_SECONDS]
+        failed_urls = [url for url, at in self.failed_urls.items() if now - at > FAILED_URL_SECONDS]
+        for batch_id in batch_ids:
+            del self.batches[batch_id]
+        for url in failed_urls:
+            del self.failed_urls[url]
+        _LOG.info("cleanup: batches=%d, failed_urls=%d", len(batch_ids), len(failed_urls))
 
     async def cleanup_periodically(self, every_seconds: float = 3600.0) -> None:
         """Clean up now and every hour."""
