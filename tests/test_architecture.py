@@ -23,7 +23,18 @@ ARROWS = {
     "_admission": {"_errors", "_units", "_waking", "_memory"},
     "_download": {"_errors", "_units", "_threads", "_waking"},
     "_audio": {"_errors", "_units", "_tasks", "_worker"},
-    "_transcription": {"_errors", "_units", "_tasks", "_threads", "_memory", "_admission", "_download", "_audio"},
+    "_store": {"_errors", "_tasks", "_threads", "_download"},
+    "_transcription": {
+        "_errors",
+        "_units",
+        "_tasks",
+        "_threads",
+        "_memory",
+        "_admission",
+        "_download",
+        "_audio",
+        "_store",
+    },
     "testing": {"_errors", "_units", "_memory", "_audio", "_transcription"},
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
 }
@@ -37,6 +48,7 @@ PURE = {
     "_audio/encoding.py",
     "_audio/mp4.py",
     "_audio/sniff.py",
+    "_audio/voicing.py",
     "_audio/words.py",
     "_download/addresses.py",
     "_download/pace.py",
@@ -44,8 +56,10 @@ PURE = {
     "_download/ranges.py",
     "_download/retries.py",
     "_memory/pressure.py",
+    "_store/schema.py",
     "_transcription/placing.py",
     "_transcription/planning.py",
+    "_transcription/records.py",
     "_transcription/scripts.py",
     "_transcription/seams.py",
     "_transcription/stitching.py",
@@ -71,6 +85,7 @@ ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.p
         "google": {f"transcribers/{name}.py" for name in ("gemini", "google_genai")},
         **{name: {"transcribers/_faster_whisper_worker.py"} for name in ("ctranslate2", "faster_whisper", "numpy")},
         "openai": {"transcribers/openai.py"},
+        "sqlite3": {f"_store/{name}.py" for name in ("batches", "database", "failed_urls", "jobs")},
         "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
 
 

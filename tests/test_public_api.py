@@ -44,6 +44,30 @@ def test_signatures_are_what_the_design_fixed() -> None:
             assert has_default == (parameter.kind is parameter.KEYWORD_ONLY), (function, parameter)
 
 
+def test_a_transcript_has_what_hosts_make_and_read() -> None:
+    """In this order, which they may have written down; what came later has a default."""
+    assert list(inspect.signature(mt.Transcript).parameters) == [
+        "segments",
+        "language",
+        "duration_seconds",
+        "gaps",
+        "is_silent",
+        "suspects",
+        "store_error",
+    ]
+    assert list(mt.Transcript((), None, 0.0).to_dict()) == [
+        "task",
+        "text",
+        "language",
+        "duration",
+        "status",
+        "segments",
+        "words",
+        "gaps",
+        "suspects",
+    ]
+
+
 ERRORS = [value for name in mt.__all__ if isinstance(value := getattr(mt, name), type) and issubclass(value, Exception)]
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         AudioLimitError as AudioLimitError,
         ChecksumMismatchError as ChecksumMismatchError,
         ChunkTooLargeError as ChunkTooLargeError,
+        DeadLetterError as DeadLetterError,
         DecoderCrashedError as DecoderCrashedError,
         DownloadConnectionError as DownloadConnectionError,
         DownloadError as DownloadError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         NestedReservationError as NestedReservationError,
         ReservationTooLargeError as ReservationTooLargeError,
         SpoolError as SpoolError,
+        StoreError as StoreError,
         TranscriberError as TranscriberError,
         TranscriberFailedError as TranscriberFailedError,
         TranscriberNotFoundError as TranscriberNotFoundError,
@@ -55,8 +57,16 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._memory.guard import MemoryGuard as MemoryGuard, default_guard as default_guard
     from ._memory.judging import MemorySnapshot as MemorySnapshot
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
+    from ._store.cleaning import Cleanup as Cleanup
+    from ._store.store import JobStore as JobStore
+    from ._transcription.batch import BatchTranscriber as BatchTranscriber, Outcomes as Outcomes
     from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
     from ._transcription.formats import format_segments as format_segments
+    from ._transcription.outcomes import (
+        BatchProgress as BatchProgress,
+        Outcome as Outcome,
+        RunningSource as RunningSource,
+    )
     from ._transcription.planning import Plan as Plan
     from ._transcription.progress import Progress as Progress
     from ._transcription.protocol import (
@@ -80,17 +90,21 @@ _WHERE = {
     "_download.policy": "UrlPolicy",
     "_download.transfer": "Probe",
     "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
-        ChecksumMismatchError ChunkTooLargeError DecoderCrashedError DownloadConnectionError DownloadError
-        DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
-        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError TranscriberError
-        TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError TranscriberUnavailableError
-        TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
+        ChecksumMismatchError ChunkTooLargeError DeadLetterError DecoderCrashedError DownloadConnectionError
+        DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
+        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError StoreError
+        TranscriberError TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError
+        TranscriberUnavailableError TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
     "_memory.decorator": "memory_guard",
     "_memory.guard": "MemoryGuard default_guard",
     "_memory.judging": "MemorySnapshot",
     "_memory.pressure": "MemoryLevel MemoryRoom",
+    "_store.cleaning": "Cleanup",
+    "_store.store": "JobStore",
+    "_transcription.batch": "BatchTranscriber Outcomes",
     "_transcription.chunked": "ChunkedTranscriber",
     "_transcription.formats": "format_segments",
+    "_transcription.outcomes": "BatchProgress Outcome RunningSource",
     "_transcription.planning": "Plan",
     "_transcription.progress": "Progress",
     "_transcription.stream": "SegmentStream",

@@ -28,6 +28,8 @@
         TranscriberUnavailableError            raised by engines: it may answer in a moment
         TranscriberQuotaError                  raised by engines: it answers nothing more for long
         ChunkTooLargeError                     raised by engines: two halves may do
+      StoreError                               the database of jobs said no
+      DeadLetterError                          a batch's source that was tried in vain before, and is not tried again
 
 The message is for people; the figures are attributes for programs. URLs appear in them without query, fragment and
 credentials. Every error survives pickling, so it can cross processes.
@@ -43,6 +45,7 @@ __all__ = [
     "AudioLimitError",
     "ChecksumMismatchError",
     "ChunkTooLargeError",
+    "DeadLetterError",
     "DecoderCrashedError",
     "DownloadConnectionError",
     "DownloadError",
@@ -56,6 +59,7 @@ __all__ = [
     "NestedReservationError",
     "ReservationTooLargeError",
     "SpoolError",
+    "StoreError",
     "TranscriberError",
     "TranscriberFailedError",
     "TranscriberNotFoundError",
@@ -253,6 +257,26 @@ class TranscriberQuotaError(TranscriberError):
 
 class ChunkTooLargeError(TranscriberError):
     """Raised by engines: it cannot take, or cannot answer, so much at once. The chunk is cut in two."""
+
+
+class StoreError(MemsafeError):
+    """The store of jobs could not be opened, read or written. What was committed before is safe.
+
+    `reason`: "full", "locked", "corrupt", "version", "refused", "busy" (the same audio is in work elsewhere, and cannot
+    be waited for), or "failed" for anything else, such as an I/O error.
+    """
+
+    path: str
+    reason: str
+
+
+class DeadLetterError(MemsafeError):
+    """This source of a batch was given up in an earlier run, for the `reason` that its last error gave, and is not
+    tried again without `retry_failed=True`.
+    """
+
+    reason: str
+    attempts: int
 
 
 for _name in __all__:

@@ -34,6 +34,7 @@ class Told:
         self.duration_seconds = transcript.duration_seconds
         self.gaps = transcript.gaps
         self.is_silent = transcript.is_silent
+        self.suspects = transcript.suspects
         self._segments = deque(transcript.segments)
 
     def __aiter__(self) -> "Told":
@@ -58,7 +59,7 @@ def written(transcript: mt.Transcript, kind: Any) -> str:
     return text
 
 
-@given(st.builds(mt.Transcript, SEGMENTS.map(tuple), st.none() | st.just("en"), TIMES, GAPS, st.booleans()))
+@given(st.builds(mt.Transcript, SEGMENTS.map(tuple), st.none() | st.just("en"), TIMES, GAPS, st.booleans(), GAPS))
 @settings(max_examples=300)
 def test_pieces_are_together_the_whole(transcript: mt.Transcript) -> None:
     """Whatever is in it."""

@@ -12,6 +12,7 @@ TRANSCRIPT = mt.Transcript(
     language="en",
     duration_seconds=3663.0,
     gaps=(mt.Gap(10.0, 10.0, "damaged data"),),
+    suspects=(mt.Gap(60.0, 120.0, "no text"),),
 )
 
 
@@ -45,9 +46,11 @@ def test_json_has_the_shape_of_verbose_json_and_says_what_is_missing() -> None:
     assert known.items() <= document["segments"][1].items()
     assert document["status"] == "partial"
     assert document["gaps"] == [{"start": 10.0, "end": 10.0, "reason": "damaged data"}]
+    assert document["suspects"] == [{"start": 60.0, "end": 120.0, "reason": "no text"}]
 
 
 def test_without_gaps_it_is_complete() -> None:
-    """Also with nothing in it."""
+    """Also with nothing in it, or with what is only suspected."""
+    assert mt.Transcript((), None, 60.0, suspects=TRANSCRIPT.suspects).status == "complete"
     empty = mt.Transcript((), None, 0.0)
     assert (empty.status, empty.text, empty.words, empty.to_vtt()) == ("complete", "", (), "WEBVTT\n\n")

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from .chunker import FRAME_SAMPLES, Chunker, Span, halves
 from .encoding import WAV_HEADER_BYTES, wav
+from .voicing import clear_seconds
 from .words import SAMPLE_RATE_HZ, Block
 
 _SAMPLE_BYTES = 2
@@ -26,6 +27,13 @@ class Cut:
     span: Span
     wav: bytes
     levels: "array[float]"
+
+    @property
+    def clear_seconds(self) -> float:
+        """How much of its core is clearly heard above the noise floor."""
+        begin, end = max(self.span.core_start, self.span.start), min(self.span.core_end, self.span.end)
+        first, last = (begin - self.span.start) // FRAME_SAMPLES, -((self.span.start - end) // FRAME_SAMPLES)
+        return clear_seconds(self.levels[first:last])
 
     def padded_wav(self, samples: int) -> bytes:
         """The same with silence behind it up to so many samples, if it has fewer."""

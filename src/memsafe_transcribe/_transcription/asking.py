@@ -3,35 +3,31 @@
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil, inf
 from typing import Literal
 
 import anyio
 
-from .._audio.chunker import Span
 from .._audio.chunks import Cut
+from .._audio.voicing import CLEAR_DECIBELS
 from .._audio.words import SAMPLE_RATE_HZ
 from .._errors import ChunkTooLargeError, TranscriberFailedError, TranscriberQuotaError, TranscriberUnavailableError
 from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult
+from .recording import Recorder
+from .records import Answer
 from .registry import Engine
+from .transcript import Segment, Word
 
 _LOG = logging.getLogger("memsafe_transcribe")
 _MAX_ATTEMPTS = 5
 _BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 1.0, 30.0
 _LONGEST_PAUSE_SECONDS = 300.0  # that an engine may ask for, while the job keeps its slot
 _SHORTEST_SECONDS = 1.0  # what is shorter than two of it is not cut in two
+_SUSPECT_SECONDS = 3.0  # of clear sound, some eight words if it is speech: longer than a cough, a laugh or a door
 
 
 OnError = Literal["raise", "mark", "stop"]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came of one span: all that the engine heard, or why there is nothing."""
-
-    span: Span
-    result: ChunkResult | TranscriberFailedError
 
 
 class Asker:
@@ -42,11 +38,18 @@ class Asker:
         context: what the caller said.
         on_error: what a failed chunk is to the job.
         may_call: awaited before each call with its deadline; raises if no call may be made until then.
+        recorder: who keeps each answer, and knows those of an earlier run.
     """
 
     def __init__(
-        self, engine: Engine, context: ChunkContext, on_error: OnError, may_call: Callable[[float], Awaitable[None]]
+        self,
+        engine: Engine,
+        context: ChunkContext,
+        on_error: OnError,
+        may_call: Callable[[float], Awaitable[None]],
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._engine = engine
         self._context = context
         self._on_error = on_error
@@ -71,14 +74,21 @@ class Asker:
 
         Raises:
             MemoryPressureError: as `may_call` says.
+            StoreError: what is known of it cannot be read.
         """
-        try:
-            return [Answer(cut.span, await self._result(_audio_chunk(index, cut, self._engine.capabilities), deadline))]
-        except TranscriberFailedError as failure:
-            is_too_large = isinstance(failure.__cause__, ChunkTooLargeError | MemoryError)
-            if not is_too_large or cut.span.end - cut.span.start < 2 * _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
-                return [Answer(cut.span, failure)]
-        _LOG.info("chunk %d is too large for engine %r, and is cut in two", index, self._engine.name)
+        if (known := await self._recorder.find(cut.span)) is not None:
+            return [known]
+        if not await self._recorder.has_parts_of(cut.span):
+            try:
+                result = await self._result(_audio_chunk(index, cut, self._engine.capabilities), deadline)
+                suspicion = self._suspicion(cut, result)
+                await self._recorder.keep(cut.span, result, suspicion)
+                return [Answer(cut.span, result, suspicion)]
+            except TranscriberFailedError as failure:
+                is_too_large = isinstance(failure.__cause__, ChunkTooLargeError | MemoryError)
+                if not is_too_large or cut.span.end - cut.span.start < 2 * _SHORTEST_SECONDS * SAMPLE_RATE_HZ:
+                    return [Answer(cut.span, failure)]
+            _LOG.info("chunk %d is too large for engine %r, and is cut in two", index, self._engine.name)
         answers: list[Answer] = []
         for half in cut.halves():
             answers += await self.ask(index, half, deadline)
@@ -86,6 +96,14 @@ class Asker:
             if isinstance(last, TranscriberFailedError) and self.ends_the_job(last):
                 break
         return answers
+
+    def _suspicion(self, cut: Cut, result: ChunkResult) -> str | None:
+        if _has_text(result) or (clear_seconds := cut.clear_seconds) < _SUSPECT_SECONDS:
+            return None
+        return (
+            f"engine {self._engine.name!r} gave no text, though {clear_seconds:.1f} s of this are {CLEAR_DECIBELS} dB "
+            "and more above its noise floor"
+        )
 
     async def _result(self, chunk: AudioChunk, deadline: float) -> ChunkResult:
         attempt = 1
@@ -101,6 +119,11 @@ class Asker:
                 _LOG.info("chunk %d is asked for again in %.1f s: %s", chunk.index, pause_seconds, failure)
             await anyio.sleep(pause_seconds)
             attempt += 1
+
+
+def _has_text(result: ChunkResult) -> bool:
+    timed: tuple[Word | Segment, ...] = (*result.words, *result.segments)
+    return any(text.strip() for text in (result.text, *(item.text for item in timed)))
 
 
 def _pause_seconds(failure: TranscriberFailedError, attempt: int, left_seconds: float) -> float:

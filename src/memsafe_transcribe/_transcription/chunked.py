@@ -1,41 +1,33 @@
 """ChunkedTranscriber: any audio, cut into chunks, one transcript, in flat memory."""
 
+import logging
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from math import inf
 from types import TracebackType
 from typing import Any, get_args
 
-import anyio
-
 from .._admission.controller import AdmissionController, default_admission
 from .._admission.reservation import Reservation
-from .._audio.chunker import Chunker, chunk_samples
-from .._audio.chunks import ChunkReader
-from .._audio.decoder import (
-    Decoder,
-    Isolation,
-    common_bytes,
-    data_limit_bytes,
-    largest_limit_bytes,
-    open_decoder,
-    peak_bytes,
-)
+from .._audio.chunker import chunk_samples
+from .._audio.decoder import Isolation, common_bytes, data_limit_bytes, largest_limit_bytes, peak_bytes
 from .._audio.words import SAMPLE_RATE_HZ
 from .._download.downloader import SafeDownloader
 from .._download.spool import is_memory
-from .._tasks import background
+from .._store.store import JobStore
 from .._units import format_size
-from .asking import Asker, OnError
-from .job import RunningJob
+from .asking import OnError
 from .opening import SharedEngine
 from .planning import Plan, Sizes, fitted, planned
-from .progress import OnProgress, Progress
+from .progress import OnProgress
 from .protocol import ChunkContext
 from .registry import EngineLike, resolve
-from .sources import Media, Source, at_hand, is_url, opened
-from .stream import SegmentStream, whole
-from .transcript import Segment, Transcript
+from .running import Runner, Settings
+from .sources import Source, at_hand, is_url
+from .stream import SegmentStream, collected
+from .transcript import Transcript
+
+_LOG = logging.getLogger("memsafe_transcribe")
 
 
 class ChunkedTranscriber:
@@ -46,6 +38,8 @@ class ChunkedTranscriber:
         engine_options: keyword arguments for a plugin that is given by name.
         admission: where jobs queue; the process-wide controller by default.
         downloader: how URLs are fetched; by default one with the default cap and policy, in the same admission.
+        store: where each chunk's result is kept before it is shown, so that the same audio with the same settings is
+            never paid for twice, whatever interrupts it. Only for engines that give a `cache_key`.
         chunk_seconds: what the length of the chunks aims for; by default 60 s, or less if the engine takes less. They
             are made shorter where memory is short.
         max_audio_seconds: decode no more than this, whatever a header claims; a day by default.
@@ -73,6 +67,7 @@ class ChunkedTranscriber:
         engine_options: Mapping[str, Any] | None = None,
         admission: AdmissionController | None = None,
         downloader: SafeDownloader | None = None,
+        store: JobStore | None = None,
         chunk_seconds: float | None = None,
         max_audio_seconds: float = 86_400.0,
         on_error: OnError = "raise",
@@ -92,14 +87,21 @@ class ChunkedTranscriber:
             capabilities.concurrency,
             capabilities.memory_bytes,
         )
-        self._longest_samples = int(capabilities.longest_chunk_seconds * SAMPLE_RATE_HZ)
         self._admission = admission or default_admission()
         self._downloader = downloader or SafeDownloader(admission=self._admission)
-        self._max_audio_seconds = max_audio_seconds
-        self._on_error = on_error
-        self._isolation = isolation
         self._queue_timeout_seconds = queue_timeout_seconds
         self._shared = SharedEngine(self._engine, self._admission, queue_timeout_seconds)
+        settings = Settings(
+            self._wanted,
+            int(capabilities.longest_chunk_seconds * SAMPLE_RATE_HZ),
+            chunk_seconds,
+            max_audio_seconds,
+            on_error,
+            isolation,
+            queue_timeout_seconds,
+            self._usable(store),
+        )
+        self._runner = Runner(self._engine, self._shared, self._admission, self._downloader, settings)
 
     async def __aenter__(self) -> "ChunkedTranscriber":
         await self._shared.enter()
@@ -145,15 +147,10 @@ class ChunkedTranscriber:
 
         Memory: that of `stream`, and about 200 bytes a word for the result.
         """
-        segments: list[Segment] = []
-        with anyio.move_on_after(deadline_seconds) as scope:
-            async with self.stream(
-                source, language=language, prompt=prompt, on_progress=on_progress, reservation=reservation
-            ) as stream:
-                segments.extend([segment async for segment in stream])
-            return whole(stream, segments)
-        assert scope.cancelled_caught
-        raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")
+        streaming = self.stream(
+            source, language=language, prompt=prompt, on_progress=on_progress, reservation=reservation
+        )
+        return await collected(streaming, deadline_seconds)
 
     @asynccontextmanager
     async def stream(
@@ -173,39 +170,11 @@ class ChunkedTranscriber:
 
         Memory: flat in the length of the audio.
         """
-        self._check_language(language)
+        self._runner.check_language(language)
+        context = ChunkContext(language=language, prompt=prompt)
         report = on_progress or (lambda progress: None)
-        held = reservation or self._admission.current_reservation()
-        async with (
-            self._shared.opened(),
-            opened(
-                source,
-                self._downloader,
-                held=held,
-                queue_timeout_seconds=self._queue_timeout_seconds,
-                report=report,
-            ) as media,
-        ):
-            report(Progress("waiting"))
-            limit_bytes = data_limit_bytes(media.fd)
-            decoder_bytes = common_bytes(media.fd, limit_bytes)
-            sizes = fitted(self._wanted, decoder_bytes, self._free_bytes(held))
-            async with (
-                self._admission.reserve(
-                    decoder_bytes + sizes.host_bytes, timeout_seconds=self._queue_timeout_seconds, reservation=held
-                ) as reserved,
-                self._decoding(media, limit_bytes) as decoder,
-            ):
-                context = ChunkContext(language=language, prompt=prompt)
-                job = RunningJob(
-                    self._admission, reserved, decoder, decoder_bytes, sizes, report, self._shared.mark_used
-                )
-                with closing(job):
-                    async with background() as tasks:
-                        asker = Asker(self._engine, context, self._on_error, job.may_call)
-                        chunks = ChunkReader(decoder, Chunker(sizes.chunk_samples, self._longest_samples))
-                        with closing(SegmentStream(asker, decoder, chunks, job, tasks, language)) as segments:
-                            yield segments
+        async with self._runner.stream(source, context, report, reservation=reservation) as segments:
+            yield segments
 
     async def plan(self, source: Source) -> Plan:
         """What `stream` would take for this source now, before anything is decoded: its header tells, or HEAD.
@@ -239,10 +208,10 @@ class ChunkedTranscriber:
                     slot=False,
                     reservation=self._admission.current_reservation(),
                 ),
-                self._decoding(media, limit_bytes) as decoder,
+                self._runner.decoding(media, limit_bytes) as decoder,
             ):
                 info = decoder.info
-        free_bytes = self._free_bytes(None)
+        free_bytes = self._runner.free_bytes(None)
         sizes = fitted(self._wanted, decoder_bytes, free_bytes)
         return planned(
             sizes,
@@ -256,7 +225,7 @@ class ChunkedTranscriber:
     async def _plan_url(self, url: str) -> Plan:
         probe = await self._downloader.probe(url)
         file_bytes = self._downloader.max_bytes if probe.size_bytes is None else probe.size_bytes
-        decoder_bytes, free_bytes = common_bytes(None, data_limit_bytes(None)), self._free_bytes(None)
+        decoder_bytes, free_bytes = common_bytes(None, data_limit_bytes(None)), self._runner.free_bytes(None)
         sizes = fitted(self._wanted, decoder_bytes, free_bytes)
         spooled_bytes = file_bytes if is_memory(self._downloader.spool_dir) else 0
         most_bytes = min(
@@ -273,20 +242,16 @@ class ChunkedTranscriber:
             f"a download {size}, whose format is not known before; {format_size(free_bytes)} are free for new work",
         )
 
-    def _decoding(self, media: Media, limit_bytes: int) -> AbstractAsyncContextManager[Decoder]:
-        return open_decoder(
-            media.fd,
-            media.name,
-            feed=media.feed,
-            max_audio_seconds=self._max_audio_seconds,
-            data_limit_bytes=limit_bytes,
-            isolation=self._isolation,
-        )
+    def _usable(self, store: JobStore | None) -> JobStore | None:
+        """The store, if what this engine answers may be kept."""
+        if store is not None and self._engine.capabilities.cache_key is None:
+            _LOG.warning(
+                "engine %r has no cache_key: nothing that it answers is kept in %s", self._engine.name, store.path
+            )
+            return None
+        return store
 
-    def _free_bytes(self, held: Reservation | None) -> int:
-        return self._admission.statistics().budget_bytes if held is None else held.left_bytes
 
-    def _check_language(self, language: str | None) -> None:
-        known = self._engine.capabilities.languages
-        if language is not None and known is not None and language not in known:
-            raise ValueError(f"engine {self._engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
+def runner_of(transcriber: ChunkedTranscriber) -> Runner:
+    """What runs its jobs, for batches."""
+    return transcriber._runner  # noqa: SLF001 - this is the way in

@@ -75,6 +75,7 @@ async def _json(stream: SegmentStream) -> AsyncGenerator[str]:
             "duration": round(stream.duration_seconds, 3),
             "status": whole_status(stream.gaps, is_silent=stream.is_silent),
             "gaps": [gap_dict(gap) for gap in stream.gaps],
+            "suspects": [gap_dict(gap) for gap in stream.suspects],
         }
         yield "\n  ],\n" + ",\n".join(f"  {_dumped(name)}: {_dumped(value)}" for name, value in rest.items()) + "\n}\n"
 

@@ -89,7 +89,8 @@ class RunningJob:
 
     def tell(self, done_seconds: float, held_bytes: int) -> None:
         """Say how far the job is, and what of its promise is resident by now."""
-        self._report(Progress("transcribing", done_seconds, self._decoder.info.duration_seconds))
+        total_seconds = self._decoder.info.duration_seconds
+        self._report(Progress("transcribing", done_seconds, total_seconds, self._reservation.need_bytes))
         pid = self._decoder.pid
         decoder_bytes = 0 if pid is None else resident_bytes(pid)
         if decoder_bytes > self._decoder_bytes:  # a strange stream; its process has a limit of its own

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
 from .._audio.chunker import OVERLAP_SAMPLES, window_samples
 from .._audio.encoding import WAV_HEADER_BYTES
@@ -64,15 +65,17 @@ class Sizes:
         return int(window_bytes) + self.concurrency * self.chunk_bytes + _BESIDE_BYTES
 
 
-def fitted(wanted: Sizes, other_bytes: int, free_bytes: int) -> Sizes:
+def fitted(wanted: Sizes, other_bytes: int, free_bytes: int, *, is_frozen: bool = False) -> Sizes:
     """The largest sizes that fit: fewer chunks at once before shorter ones.
 
     Args:
         wanted: where there is enough memory.
         other_bytes: what the job takes besides.
         free_bytes: what there is. Where not even the smallest job fits, that is what comes back: it has to wait.
+        is_frozen: chunks must not be shorter than wanted: some of them were made already.
     """
-    shortest = min(wanted.chunk_samples, int(SHORTEST_CHUNK_SECONDS * _SAMPLE_RATE_HZ))
+    shortest_seconds = inf if is_frozen else SHORTEST_CHUNK_SECONDS
+    shortest = int(min(wanted.chunk_samples, shortest_seconds * _SAMPLE_RATE_HZ))
     sizes = wanted
     while other_bytes + sizes.host_bytes > free_bytes:
         if sizes.concurrency > 1:

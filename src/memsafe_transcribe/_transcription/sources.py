@@ -62,12 +62,14 @@ class Media:
         fd: a regular file, open for reading; its position is neither used nor to be changed.
         feed: a WAV stream, in pieces of at most 64 KiB.
         duration_seconds: its length, where it is in memory already; None of a file.
+        sha256: of the file, where it was just written; None where nobody has read it yet.
     """
 
     name: str
     fd: int | None
     feed: Iterable[bytes] | None = None
     duration_seconds: float | None = None
+    sha256: str | None = None
 
 
 @asynccontextmanager
@@ -121,7 +123,7 @@ async def opened(
         queue_timeout_seconds=queue_timeout_seconds,
         on_progress=lambda done, total: report(Progress("downloading", done, total)),
     ) as spooled:
-        yield Media(spooled.final_url, spooled.fd)
+        yield Media(spooled.final_url, spooled.fd, sha256=spooled.sha256)
 
 
 @asynccontextmanager

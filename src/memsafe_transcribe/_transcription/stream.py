@@ -1,7 +1,9 @@
 """SegmentStream: one job as an iterator that keeps as many chunks in work as it may, and gives them out in order."""
 
+import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,13 +11,16 @@ import anyio
 from anyio.abc import TaskGroup
 
 from .._audio.chunker import Span
-from .._audio.chunks import ChunkReader, Cut
-from .._audio.decoder import Decoder
-from .._audio.words import SAMPLE_RATE_HZ
-from .._errors import TranscriberFailedError
-from .asking import Answer, Asker
+from .._audio.chunks import Cut
+from .._audio.words import SAMPLE_RATE_HZ, DecodeGap
+from .._errors import StoreError, TranscriberFailedError
+from .asking import Asker
+from .recording import Recorder
+from .records import Answer
 from .stitching import ChunkSpan, Stitcher
 from .transcript import Gap, Segment, Transcript
+
+_LOG = logging.getLogger("memsafe_transcribe")
 
 
 class Job(Protocol):
@@ -36,6 +41,33 @@ class Job(Protocol):
         """Say how far the stream is, and what it holds in memory itself."""
 
 
+class Info(Protocol):
+    """What a header says."""
+
+    @property
+    def duration_seconds(self) -> float | None:
+        """How long the audio is, if it says so."""
+
+
+class Audio(Protocol):
+    """What a stream asks of the decoder beside its samples."""
+
+    @property
+    def info(self) -> Info:
+        """Of the header."""
+
+    @property
+    def gaps(self) -> Sequence[DecodeGap | Gap]:
+        """What is damaged; complete at the end."""
+
+
+class Cuts(Protocol):
+    """Where the chunks come from."""
+
+    async def read(self) -> Cut | None:
+        """The next one; None at the end."""
+
+
 @dataclass(eq=False, slots=True)
 class _Work:
     """One chunk, from when it is cut until its segments are out."""
@@ -52,32 +84,50 @@ class SegmentStream:
 
     Attributes:
         language: what the caller said, or else the engine; None before the first chunk.
-        duration_seconds: the audio of the chunks that are done; of all once the iteration has ended.
         gaps: what is missing, and why; complete once the iteration has ended.
+        suspects: where the engine heard nothing so far, though there is something; its answer stands.
         is_silent: whether there was nothing to send to the engine so far.
 
     Cancellation of `anext` loses nothing: the next call goes on.
     """
 
     def __init__(
-        self, asker: Asker, decoder: Decoder, chunks: ChunkReader, job: Job, tasks: TaskGroup, language: str | None
+        self,
+        asker: Asker,
+        audio: Audio,
+        cuts: Cuts,
+        job: Job,
+        recorder: Recorder,
+        tasks: TaskGroup,
+        language: str | None,
     ) -> None:
         self.language = language
-        self.duration_seconds = 0.0
         self.gaps: tuple[Gap, ...] = ()
+        self.suspects: tuple[Gap, ...] = ()
         self.is_silent = True
         self._asker = asker
-        self._decoder = decoder
-        self._chunks = chunks
+        self._audio = audio
+        self._cuts = cuts
         self._job = job
+        self._recorder = recorder
         self._tasks = tasks
         self._stitcher = Stitcher()
         self._works: deque[_Work] = deque()  # in order of time
         self._ready: deque[Segment] = deque()
-        self._next_index = 0
+        self._next_index = self._total_samples = 0
         self._is_read = self._is_over = self._is_closed = False
         self._failure: Exception | None = None  # raised when all that was heard before it is out
         self._iterating = anyio.ResourceGuard("iterating over")
+
+    @property
+    def duration_seconds(self) -> float:
+        """The audio of the chunks that are done; of all once the iteration has ended."""
+        return self._total_samples / SAMPLE_RATE_HZ
+
+    @property
+    def store_error(self) -> StoreError | None:
+        """Why what was heard is not all stored; None if it is, or there is no store."""
+        return self._recorder.error
 
     def __aiter__(self) -> "SegmentStream":
         return self
@@ -111,7 +161,9 @@ class SegmentStream:
             self._take(self._works.popleft())
         else:
             self._ready.extend(self._stitcher.finish())
-            damaged = (Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._decoder.gaps)
+            damaged = [Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._audio.gaps]
+            if self._failure is None and not self.gaps:
+                await self._recorder.finish(self._total_samples, damaged)
             self.gaps = tuple(sorted([*self.gaps, *damaged], key=lambda gap: gap.start_seconds))
             self._is_over = True
 
@@ -130,7 +182,7 @@ class SegmentStream:
         deadline = anyio.current_effective_deadline()
         if not self._works:
             await self._job.may_call(deadline)
-        cut = await self._chunks.read()
+        cut = await self._cuts.read()
         if cut is None:
             self._is_read = True
             return False
@@ -165,10 +217,20 @@ class SegmentStream:
             else:
                 self._ready.extend(self._stitcher.push(_chunk_span(answer.span), answer.result))
                 self.language = self.language or answer.result.language
+                self._suspect(answer)
         if work.error is not None:
             self._fail(work.error)
         else:
-            self.duration_seconds = span.core_end / SAMPLE_RATE_HZ
+            self._total_samples = span.core_end
+
+    def _suspect(self, answer: Answer) -> None:
+        if answer.suspicion is None:
+            return
+        span = _chunk_span(answer.span)
+        start, end = max(span.start_seconds, span.core_start_seconds), min(span.end_seconds, span.core_end_seconds)
+        if not self.suspects:
+            _LOG.warning("from %.1f to %.1f s: %s; all such spans are in `suspects`", start, end, answer.suspicion)
+        self.suspects = (*self.suspects, Gap(start, end, answer.suspicion))
 
     def _miss(self, span: Span, failure: TranscriberFailedError) -> None:
         """The engine failed on this chunk, or on this part of it."""
@@ -181,7 +243,7 @@ class SegmentStream:
         if ends_the_job:
             self._is_read = True
             self._drop_works()
-            end = max(end, self._decoder.info.duration_seconds or 0.0)  # nobody looked farther than the header
+            end = max(end, self._audio.info.duration_seconds or 0.0)  # nobody looked farther than the header
         self.gaps = (*self.gaps, Gap(start, end, str(failure)))
 
     def _fail(self, error: Exception) -> None:
@@ -209,4 +271,35 @@ def _chunk_span(span: Span) -> ChunkSpan:
 
 def whole(stream: SegmentStream, segments: Iterable[Segment]) -> Transcript:
     """All of it, once the iteration has ended and given these segments."""
-    return Transcript(tuple(segments), stream.language, stream.duration_seconds, stream.gaps, stream.is_silent)
+    return Transcript(
+        tuple(segments),
+        stream.language,
+        stream.duration_seconds,
+        stream.gaps,
+        stream.is_silent,
+        stream.suspects,
+        stream.store_error,
+    )
+
+
+async def gathered(stream: SegmentStream) -> Transcript:
+    """All of it."""
+    return whole(stream, [segment async for segment in stream])
+
+
+async def collected(
+    streaming: AbstractAsyncContextManager[SegmentStream], deadline_seconds: float | None
+) -> Transcript:
+    """All of a stream that is about to be opened.
+
+    Raises:
+        TimeoutError: the deadline passed.
+    """
+    segments: list[Segment] = []
+    with anyio.move_on_after(deadline_seconds) as scope:
+        async with streaming as stream:
+            async for segment in stream:
+                segments.append(segment)  # noqa: PERF401 - what there is when the deadline passes is counted
+        return whole(stream, segments)
+    assert scope.cancelled_caught
+    raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")

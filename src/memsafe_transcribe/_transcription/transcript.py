@@ -1,9 +1,10 @@
 """What comes out: words, segments, gaps, and the usual file formats of them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .._errors import StoreError
 from .scripts import join_text
 
 Status = Literal["complete", "partial", "silent"]
@@ -49,7 +50,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Audio that is missing from the transcript.
+    """Audio that is missing from the transcript; of `Transcript.suspects`, that may be.
 
     Where nobody can tell how much, the end is the start, and later times are early by what was lost.
     """
@@ -70,6 +71,10 @@ class Transcript:
         status: "complete", "partial" if there are gaps, or "silent".
         gaps: what is missing, and why.
         is_silent: all of it is silence, of which nothing was sent to the engine.
+        suspects: where the engine gave no text at all for a chunk with seconds of clear sound, and what was seen there.
+            It may be music, or speech that the engine left out. The status does not depend on it.
+        store_error: why what was heard is not all in the store; None if it is, or there is no store. It is of no
+            account when two transcripts are compared.
 
     Memory: about 200 bytes a word.
     """
@@ -79,6 +84,8 @@ class Transcript:
     duration_seconds: float
     gaps: tuple[Gap, ...] = ()
     is_silent: bool = False
+    suspects: tuple[Gap, ...] = ()
+    store_error: StoreError | None = field(default=None, compare=False)
 
     @property
     def status(self) -> Status:
@@ -109,7 +116,7 @@ class Transcript:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, in the shape of OpenAI's `verbose_json`; of what is in it, None is what no engine told.
 
-        Besides, there are `status`, `gaps`, and for each segment and word whether its times can be trusted.
+        Besides, there are `status`, `gaps`, `suspects`, and for each segment and word whether its times can be trusted.
         """
         return {
             "task": "transcribe",
@@ -120,6 +127,7 @@ class Transcript:
             "segments": [segment_dict(number, segment) for number, segment in enumerate(self.segments)],
             "words": [word_dict(word) for word in self.words],
             "gaps": [gap_dict(gap) for gap in self.gaps],
+            "suspects": [gap_dict(gap) for gap in self.suspects],
         }
 
     def to_json(self) -> str:

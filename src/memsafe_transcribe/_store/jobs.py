@@ -1,0 +1,283 @@
+"""Jobs: what was heard of one audio with one engine, chunk by chunk, each stored before it is shown."""
+
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+
+import anyio
+
+from .._errors import StoreError
+from .database import Database
+from .locks import Lock, Locks
+
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredChunk:
+    """What an engine answered to one chunk, or to a part of one; in samples of the whole audio.
+
+    Attributes:
+        core_start, core_end: what it alone answers for.
+        start, end: what the engine heard.
+        result: its answer, in whatever form the caller writes it.
+    """
+
+    core_start: int
+    core_end: int
+    start: int
+    end: int
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """How a job's audio is cut: what a core aims for, and the most that the engine hears at once, in samples."""
+
+    wanted_samples: int
+    longest_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """What is known of a job.
+
+    Attributes:
+        plan: frozen by its first commit; None before.
+        total_samples: the length of its audio, once all of it was heard; None before.
+        gaps: what was damaged in it, in whatever form the caller writes it; set with `total_samples`.
+    """
+
+    plan: ChunkPlan | None = None
+    total_samples: int | None = None
+    gaps: str = "[]"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.total_samples is not None
+
+
+class Job:
+    """One job, while nobody else can work on it, or, once it is finished, remove it."""
+
+    def __init__(self, database: Database, key: bytes, state: JobState) -> None:
+        self.key = key
+        self.state = state
+        self._database = database
+
+    async def find(self, core_start: int, core_end: int, start: int, end: int) -> bytes | None:
+        """The answer to exactly this, if there is one."""
+
+        def find(connection: sqlite3.Connection) -> bytes | None:
+            row = connection.execute(
+                "SELECT result FROM chunks JOIN jobs ON jobs.id = job_id"
+                " WHERE key = ? AND core_start = ? AND core_end = ? AND heard_start = ? AND heard_end = ?",
+                (self.key, core_start, core_end, start, end),
+            ).fetchone()
+            return None if row is None else bytes(row[0])
+
+        return await self._database.read(find)
+
+    async def first_from(self, sample: int) -> StoredChunk | None:
+        """The first answer whose core begins there or later."""
+
+        def find(connection: sqlite3.Connection) -> StoredChunk | None:
+            row = connection.execute(
+                "SELECT core_start, core_end, heard_start, heard_end, result FROM chunks JOIN jobs ON jobs.id = job_id"
+                " WHERE key = ? AND core_start >= ? ORDER BY core_start LIMIT 1",
+                (self.key, sample),
+            ).fetchone()
+            return None if row is None else StoredChunk(*row)
+
+        return await self._database.read(find)
+
+    async def keep(self, plan: ChunkPlan, chunk: StoredChunk) -> None:
+        """Store an answer, instead of any other to a part of the same audio. The first one freezes the plan.
+
+        Raises:
+            StoreError: it is not stored.
+        """
+
+        def keep(connection: sqlite3.Connection) -> None:
+            job_id = _touched(connection, self.key, plan)
+            connection.execute(
+                "DELETE FROM chunks WHERE job_id = ? AND core_start < ? AND core_end > ?",
+                (job_id, chunk.core_end, chunk.core_start),
+            )
+            connection.execute(
+                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)",
+                (job_id, chunk.core_start, chunk.core_end, chunk.start, chunk.end, chunk.result),
+            )
+
+        await self._database.write(keep)
+        self.state = replace(self.state, plan=plan)
+
+    async def finish(self, plan: ChunkPlan, total_samples: int, gaps: str) -> None:
+        """Say that all of it was heard."""
+
+        def finish(connection: sqlite3.Connection) -> None:
+            job_id = _touched(connection, self.key, plan)
+            connection.execute(
+                "UPDATE jobs SET total_samples = ?, gaps = ? WHERE id = ?", (total_samples, gaps, job_id)
+            )
+
+        await self._database.write(finish)
+        self.state = JobState(plan, total_samples, gaps)
+
+    async def forget(self) -> None:
+        """Begin anew."""
+        await self._database.write(lambda connection: connection.execute("DELETE FROM jobs WHERE key = ?", (self.key,)))
+        self.state = JobState()
+
+
+class Jobs:
+    """The jobs of one store."""
+
+    def __init__(self, database: Database, locks: Locks) -> None:
+        self._database = database
+        self._locks = locks
+
+    @asynccontextmanager
+    async def working_on(self, key: bytes, *, may_wait: bool) -> AsyncIterator[Job]:
+        """`async with` this: the job of this key, when nobody else is at work on it.
+
+        Args:
+            key: 32 bytes.
+            may_wait: else an error says that somebody is.
+
+        Raises:
+            StoreError: see there; or the store cannot be used.
+        """
+        while True:
+            claimed = await self._claim(key)
+            if claimed is not None:
+                break
+            if not may_wait:
+                raise StoreError(
+                    f"{self._database.path}: the same audio is in work elsewhere, and cannot be waited for on a "
+                    "reservation that is held already",
+                    path=str(self._database.path),
+                    reason="busy",
+                )
+            await anyio.sleep(_POLL_SECONDS)
+        lock, state = claimed
+        try:
+            yield Job(self._database, key, state)
+        finally:
+            lock.release()
+
+    @asynccontextmanager
+    async def finished(self, key: bytes) -> AsyncIterator[Job | None]:
+        """`async with` this: the job of this key, if it is finished; it is not removed meanwhile."""
+        lock, state = self._locks.try_lock(_name(key), shared=True), JobState()
+        try:
+            if lock is not None:
+                state = await self._database.write(partial(_used, key=key))
+            yield Job(self._database, key, state) if state.is_finished else None
+        finally:
+            if lock is not None:
+                lock.release()
+
+    async def _claim(self, key: bytes) -> tuple[Lock, JobState] | None:
+        """Its lock, shared where it is finished, alone where it is not; None while somebody else has that."""
+        state = await self._database.read(partial(_read, key=key))
+        lock = self._locks.try_lock(_name(key), shared=state.is_finished)
+        if lock is None:
+            return None
+        try:
+            now = await self._database.write(partial(_used, key=key))
+            if now.is_finished == state.is_finished:
+                return lock, now
+            lock.release()
+            return None
+        except BaseException:
+            lock.release()
+            raise
+
+    async def remove_old(self, finished_before: float, unfinished_before: float) -> "Removed":
+        """Remove the jobs that no batch knows, that nobody is at work on, and that were last active before those times.
+
+        Args:
+            finished_before, unfinished_before: in seconds of the Unix clock.
+        """
+        before = (unfinished_before, finished_before)
+        removed, after = Removed(), 0
+        while (found := await self._database.read(partial(_next_old, after=after, before=before))) is not None:
+            after, key, is_finished = found
+            if await self._remove(key, before):
+                removed = removed.and_one(is_finished=is_finished)
+        return removed
+
+    async def _remove(self, key: bytes, before: tuple[float, float]) -> bool:
+        lock = self._locks.try_lock(_name(key))
+        if lock is None:
+            return False
+        try:
+            return await self._database.write(partial(_delete_old, key=key, before=before))
+        finally:
+            lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """How many jobs were removed."""
+
+    finished: int = 0
+    unfinished: int = 0
+
+    def and_one(self, *, is_finished: bool) -> "Removed":
+        return Removed(self.finished + is_finished, self.unfinished + (not is_finished))
+
+
+def _name(key: bytes) -> bytes:
+    return b"job " + key
+
+
+def _used(connection: sqlite3.Connection, key: bytes) -> JobState:
+    """What is known of it; that it is looked at counts as its activity."""
+    connection.execute("UPDATE jobs SET active_at = ? WHERE key = ? AND total_samples IS NOT NULL", (time.time(), key))
+    return _read(connection, key)
+
+
+def _read(connection: sqlite3.Connection, key: bytes) -> JobState:
+    row = connection.execute(
+        "SELECT wanted_samples, longest_samples, total_samples, gaps FROM jobs WHERE key = ?", (key,)
+    ).fetchone()
+    if row is None:
+        return JobState()
+    wanted_samples, longest_samples, total_samples, gaps = row
+    return JobState(ChunkPlan(wanted_samples, longest_samples), total_samples, gaps)
+
+
+def _touched(connection: sqlite3.Connection, key: bytes, plan: ChunkPlan) -> int:
+    """The id of the job, which is made if there is none; with its activity."""
+    (job_id,) = connection.execute(
+        "INSERT INTO jobs (key, wanted_samples, longest_samples, active_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET active_at = excluded.active_at RETURNING id",
+        (key, plan.wanted_samples, plan.longest_samples, time.time()),
+    ).fetchone()
+    return int(job_id)
+
+
+_IS_OLD = (
+    "active_at < CASE WHEN total_samples IS NULL THEN ? ELSE ? END"
+    " AND NOT EXISTS (SELECT 1 FROM sources WHERE job_key = jobs.key)"
+)
+
+
+def _next_old(
+    connection: sqlite3.Connection, after: int, before: tuple[float, float]
+) -> tuple[int, bytes, bool] | None:
+    row = connection.execute(
+        f"SELECT id, key, total_samples IS NOT NULL FROM jobs WHERE id > ? AND {_IS_OLD} ORDER BY id LIMIT 1",  # noqa: S608 - a constant
+        (after, *before),
+    ).fetchone()
+    return None if row is None else (int(row[0]), bytes(row[1]), bool(row[2]))
+
+
+def _delete_old(connection: sqlite3.Connection, key: bytes, before: tuple[float, float]) -> bool:
+    """Unless it was used since it was found."""
+    return connection.execute(f"DELETE FROM jobs WHERE key = ? AND {_IS_OLD}", (key, *before)).rowcount > 0  # noqa: S608

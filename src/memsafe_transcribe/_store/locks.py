@@ -1,0 +1,106 @@
+"""Who is at work on what: locks that the kernel drops when their process ends, however it ends.
+
+Each is on a byte of one small file beside the database, far beyond its end; which byte, the hash of a name says. They
+are locks of open file descriptions: two tasks of one process exclude each other as two processes do.
+
+Not covered: if somebody removes the file, those who have it open and those who make it anew do not see each other. Then
+two may do the same work; what they store is still stored once.
+"""
+
+import fcntl
+import os
+import struct
+import weakref
+from hashlib import sha256
+from pathlib import Path
+
+import anyio
+
+from .._errors import StoreError
+
+_POLL_SECONDS = 0.1
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock on 64-bit Linux
+_held: "weakref.WeakSet[Lock]" = weakref.WeakSet()
+
+
+class Lock:
+    """A lock that is held until `release`. Without it, it is dropped when this is collected, or the process ends."""
+
+    def __init__(self, fd: int, at: int) -> None:
+        self._fd = fd
+        self._at = at
+        _held.add(self)
+
+    def share(self) -> None:
+        """Let others have it too, of those who only share it."""
+        _set_lock(self._fd, fcntl.F_RDLCK, self._at)
+
+    def release(self) -> None:
+        """Give it back; again does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+class Locks:
+    """The locks that go with one database."""
+
+    def __init__(self, database: Path) -> None:
+        self._path = database.with_name(f"{database.name}-locks")
+
+    def try_lock(self, name: bytes, *, shared: bool = False) -> Lock | None:
+        """The lock of that name; None while somebody has it.
+
+        Args:
+            name: of what is locked.
+            shared: content with others that share it; only who wants it alone has to wait.
+
+        Raises:
+            StoreError: the file cannot be opened.
+        """
+        at = int.from_bytes(sha256(name).digest()[:8]) >> 2
+        while True:
+            try:
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise StoreError(f"{self._path}: {error.strerror}", path=str(self._path), reason="refused") from error
+            lock = Lock(fd, at)
+            if not _set_lock(fd, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, at):
+                lock.release()
+                return None
+            if self._is_named(fd):
+                return lock
+            lock.release()  # somebody removed the file just now
+
+    async def lock(self, name: bytes, *, shared: bool = False) -> Lock:
+        """The same, waited for: the kernel tells nobody when it is free, so that it is looked for at times."""
+        while True:
+            if (lock := self.try_lock(name, shared=shared)) is not None:
+                return lock
+            await anyio.sleep(_POLL_SECONDS)
+
+    def _is_named(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(fd))
+        except FileNotFoundError:
+            return False
+
+
+def _set_lock(fd: int, kind: int, at: int) -> bool:
+    try:
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _forget_in_child() -> None:
+    """A child shares its parent's open files, and with them the locks: it would keep them after its parent's end."""
+    for lock in list(_held):
+        lock.release()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

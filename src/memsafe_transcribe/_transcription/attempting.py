@@ -1,0 +1,230 @@
+"""One source of a batch, until there is a transcript of it, or no more to be hoped for."""
+
+import errno
+import json
+import logging
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import anyio
+
+from .._download.policy import shown
+from .._errors import (
+    AdmissionError,
+    DeadLetterError,
+    DecoderCrashedError,
+    DownloadError,
+    KnownBadUrlError,
+    MemoryPressureError,
+    ReservationTooLargeError,
+    SpoolError,
+    StoreError,
+    TranscriberFailedError,
+    TranscriberQuotaError,
+)
+from .._store.batches import RunningBatch, SourceState
+from .._store.store import JobStore, inside
+from .outcomes import Outcome
+from .progress import OnProgress
+from .protocol import ChunkContext
+from .running import OnJobKey, Runner
+from .sources import Source, is_url
+from .stream import collected, gathered
+from .transcript import Transcript
+
+_LOG = logging.getLogger("memsafe_transcribe")
+_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0, 300.0
+
+Verdict = Literal["again", "later", "never"]
+
+
+def verdict_on(error: Exception) -> Verdict:
+    """What an error means for its source: worth another attempt; no fault of its own, so that another run may try it;
+    or a dead letter.
+    """
+    if isinstance(error, KnownBadUrlError | StoreError | SpoolError | ReservationTooLargeError) or ends_batch(error):
+        return "later"
+    if isinstance(error, DownloadError | TranscriberFailedError):
+        return "again" if error.retryable else "never"
+    if isinstance(error, AdmissionError | MemoryPressureError | TimeoutError | DecoderCrashedError):
+        return "again"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EIO):
+        return "later"
+    return "never"
+
+
+def ends_batch(error: Exception) -> bool:
+    """Whether every other source would meet the same: the store is out of order, or the engine's quota is used up."""
+    return isinstance(error, StoreError) or (
+        isinstance(error, TranscriberFailedError) and isinstance(error.__cause__, TranscriberQuotaError)
+    )
+
+
+def name_of(source: Source) -> str:
+    """What a source is called, without secrets."""
+    if is_url(source):
+        return shown(str(source))
+    return os.fspath(source) if isinstance(source, os.PathLike) else type(source).__name__
+
+
+class Entry(Protocol):
+    """What is remembered of a source."""
+
+    state: SourceState
+
+    async def leads_to(self, job_key: bytes) -> None: ...
+    async def done(self) -> None: ...
+    async def failed(self, attempts: int, error: str, *, is_final: bool) -> None: ...
+    async def interrupted(self, attempts: int) -> None: ...
+
+
+class Unremembered:
+    """Of a source that cannot be told from others before it is read, or where there is no store."""
+
+    state = SourceState("running")
+
+    def __init__(self, batch: RunningBatch | None) -> None:
+        self._batch = batch
+
+    async def leads_to(self, job_key: bytes) -> None:
+        if self._batch is not None:
+            await self._batch.owns(job_key)
+
+    async def done(self) -> None:
+        pass
+
+    async def failed(self, attempts: int, error: str, *, is_final: bool) -> None:
+        pass
+
+    async def interrupted(self, attempts: int) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Attempting:
+    """How the sources of one run are transcribed.
+
+    Attributes:
+        runner: that does it.
+        context: what its caller said.
+        batch: in the store; None without one.
+        max_attempts: after so many failures in all, a source is a dead letter.
+        deadline_seconds: for each attempt.
+        retry_failed: also those that were given up before.
+    """
+
+    runner: Runner
+    context: ChunkContext
+    batch: RunningBatch | None
+    max_attempts: int
+    deadline_seconds: float | None
+    retry_failed: bool
+
+    async def outcome_of(self, index: int, source: Source, report: OnProgress) -> Outcome:
+        """Whatever happens to it. Only cancellation comes out as an exception."""
+        try:
+            async with self._entry(source) as entry:
+                return await self._attempted(index, source, entry, report)
+        except StoreError as error:
+            return Outcome(index, source, error=error)
+
+    async def _attempted(self, index: int, source: Source, entry: Entry, report: OnProgress) -> Outcome:
+        state = entry.state
+        if state.state == "dead":
+            return Outcome(index, source, error=_dead_letter(source, state), attempts=state.attempts)
+        if state.state == "done" and (transcript := await self._known(state, report)) is not None:
+            return Outcome(index, source, transcript)
+        attempts, is_settled = state.attempts, False
+        try:
+            while True:
+                try:
+                    transcript = await self._transcribed(source, entry.leads_to, report)
+                    is_settled = True
+                    await entry.done()
+                    return Outcome(index, source, transcript, attempts=attempts)
+                except Exception as error:
+                    verdict = verdict_on(error)
+                    if verdict == "later":
+                        return Outcome(index, source, error=error, attempts=attempts)
+                    attempts += 1
+                    is_final = verdict == "never" or attempts >= self.max_attempts or not _can_be_read_again(source)
+                    await entry.failed(attempts, _one_line(error), is_final=is_final)
+                    if is_final:
+                        is_settled = True
+                        return Outcome(index, source, error=error, attempts=attempts)
+                    pause_seconds = _pause_seconds(error, attempts)
+                    _LOG.info("%s is tried again in %.1f s: %s", name_of(source), pause_seconds, _one_line(error))
+                await anyio.sleep(pause_seconds)
+        finally:
+            if not is_settled:
+                with anyio.CancelScope(shield=True):  # the store's busy_timeout_seconds bound it
+                    await entry.interrupted(attempts)
+
+    async def _transcribed(self, source: Source, on_job_key: OnJobKey, report: OnProgress) -> Transcript:
+        streaming = self.runner.stream(source, self.context, report, on_job_key=on_job_key)
+        return await collected(streaming, self.deadline_seconds)
+
+    async def _known(self, state: SourceState, report: OnProgress) -> Transcript | None:
+        """The transcript of a job that is finished; its source is not fetched again."""
+        if state.job_key is None:
+            return None
+        async with self.runner.replay(state.job_key, self.context, report) as stream:
+            return None if stream is None else await gathered(stream)
+
+    @asynccontextmanager
+    async def _entry(self, source: Source) -> AsyncIterator[Entry]:
+        store = self.runner.settings.store
+        identity = _identity(source)
+        if store is None or self.batch is None or identity is None:
+            yield Unremembered(self.batch)
+            return
+        async with self.batch.source(await self._key(store, identity), again=self.retry_failed) as entry:
+            yield entry
+
+    async def _key(self, store: JobStore, identity: str) -> bytes:
+        runner, context = self.runner, self.context
+        settings = (
+            runner.engine.capabilities.cache_key,
+            context.language,
+            context.prompt,
+            runner.settings.chunk_seconds,
+        )
+        return await inside(store).hashed(json.dumps((identity, *settings)))
+
+
+def _identity(source: Source) -> str | None:
+    """What a source is known by before it is read; None for what has no name."""
+    if is_url(source):
+        return f"url {source}"
+    return f"path {os.path.abspath(source)}" if isinstance(source, os.PathLike) else None
+
+
+def _can_be_read_again(source: Source) -> bool:
+    return isinstance(source, str | os.PathLike) or hasattr(source, "raw_data")
+
+
+def _dead_letter(source: Source, state: SourceState) -> DeadLetterError:
+    reason = state.error or "unknown"
+    return DeadLetterError(
+        f"{name_of(source)} was given up before, after {state.attempts} attempts: {reason} (retry_failed=True tries it "
+        "again)",
+        reason=reason,
+        attempts=state.attempts,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _pause_seconds(error: Exception, attempts: int) -> float:
+    """As long as the error asks, or random up to a bound that doubles, as between the attempts on a chunk."""
+    asked_seconds = getattr(error, "retry_after_seconds", None)
+    if asked_seconds is not None:
+        return float(min(asked_seconds, _LONGEST_PAUSE_SECONDS))
+    bound_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** (attempts - 1))
+    return random.uniform(0, bound_seconds)  # noqa: S311 - it spreads load, and hides nothing

@@ -1,0 +1,221 @@
+"""One job, from its source to its segments: the order in which it takes what it needs, and gives it back."""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
+from dataclasses import dataclass, replace
+
+from .._admission.controller import AdmissionController
+from .._admission.reservation import Reservation
+from .._audio.chunker import Chunker
+from .._audio.chunks import ChunkReader
+from .._audio.decoder import Decoder, Isolation, common_bytes, data_limit_bytes, open_decoder
+from .._download.downloader import SafeDownloader
+from .._store.jobs import ChunkPlan, Job as StoredJob
+from .._store.store import JobStore, inside
+from .._tasks import background
+from .asking import Asker, OnError
+from .identity import Identity, identity_of
+from .job import RunningJob
+from .opening import SharedEngine
+from .planning import Sizes, fitted
+from .progress import OnProgress, Progress
+from .protocol import ChunkContext
+from .recording import NotRecorded, Recorded, Recorder, Replayed
+from .records import job_key
+from .registry import Engine
+from .replaying import Replay, StoredAudio
+from .sources import Media, Source, opened
+from .stream import SegmentStream
+
+_LOG = logging.getLogger("memsafe_transcribe")
+
+OnJobKey = Callable[[bytes], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all jobs of a transcriber have in common.
+
+    Attributes:
+        wanted: the sizes of a job where there is enough memory.
+        longest_samples: the most that the engine hears at once.
+        chunk_seconds: as the caller gave it.
+        max_audio_seconds, on_error, isolation, queue_timeout_seconds: as `ChunkedTranscriber` has them.
+        store: where results are kept; None if they cannot be, or are not to be.
+    """
+
+    wanted: Sizes
+    longest_samples: int
+    chunk_seconds: float | None
+    max_audio_seconds: float
+    on_error: OnError
+    isolation: Isolation
+    queue_timeout_seconds: float | None
+    store: JobStore | None
+
+
+class Runner:
+    """Runs the jobs of one transcriber."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        shared: SharedEngine,
+        admission: AdmissionController,
+        downloader: SafeDownloader,
+        settings: Settings,
+    ) -> None:
+        self.engine = engine
+        self.admission = admission
+        self.downloader = downloader
+        self.settings = settings
+        self._shared = shared
+
+    @property
+    def likely_bytes(self) -> int:
+        """What a job takes where nothing is known of its source."""
+        return common_bytes(None, data_limit_bytes(None)) + self.settings.wanted.host_bytes
+
+    def check_language(self, language: str | None) -> None:
+        """Raises:
+        ValueError: the engine does not know it.
+        """
+        known = self.engine.capabilities.languages
+        if language is not None and known is not None and language not in known:
+            raise ValueError(f"engine {self.engine.name!r} knows the languages {', '.join(known)}; got {language!r}")
+
+    def opened_engine(self) -> AbstractAsyncContextManager[None]:
+        """`async with` this around several jobs: the engine stays open."""
+        return self._shared.opened()
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        source: Source,
+        context: ChunkContext,
+        report: OnProgress,
+        *,
+        reservation: Reservation | None = None,
+        on_job_key: OnJobKey | None = None,
+    ) -> AsyncIterator[SegmentStream]:
+        """`ChunkedTranscriber.stream`; `on_job_key` is told under which key the store has it, once that is known."""
+        held = reservation or self.admission.current_reservation()
+        async with (
+            self._shared.opened(),
+            self._opened_store(),
+            opened(
+                source,
+                self.downloader,
+                held=held,
+                queue_timeout_seconds=self.settings.queue_timeout_seconds,
+                report=report,
+            ) as media,
+        ):
+            report(Progress("waiting"))
+            store, cache_key = self.settings.store, self.engine.capabilities.cache_key
+            if store is None or cache_key is None:
+                async with self._transcribing(media, context, report, held, None) as segments:
+                    yield segments
+                return
+            identity = await identity_of(media)
+            key = job_key(identity.sha256, cache_key, context.language, context.prompt, self.settings.chunk_seconds)
+            if on_job_key is not None:
+                await on_job_key(key)
+            async with inside(store).jobs.working_on(key, may_wait=held is None) as job:
+                if job.state.is_finished:
+                    async with self._replaying(job, context, report) as segments:
+                        yield segments
+                    return
+                async with self._transcribing(media, context, report, held, (job, identity)) as segments:
+                    yield segments
+
+    @asynccontextmanager
+    async def replay(
+        self, key: bytes, context: ChunkContext, report: OnProgress
+    ) -> AsyncIterator[SegmentStream | None]:
+        """`async with` this: the job of this key from the store, without its source; None if it is not finished."""
+        assert self.settings.store is not None
+        async with self._opened_store(), inside(self.settings.store).jobs.finished(key) as job:
+            if job is None:
+                yield None
+                return
+            async with self._replaying(job, context, report) as segments:
+                yield segments
+
+    @asynccontextmanager
+    async def _replaying(
+        self, job: StoredJob, context: ChunkContext, report: OnProgress
+    ) -> AsyncIterator[SegmentStream]:
+        audio = StoredAudio(job)
+        replay = Replay(audio.info.duration_seconds, report)
+        recorder = Replayed(job)
+        async with background() as tasks:
+            asker = Asker(self.engine, context, self.settings.on_error, replay.may_call, recorder)
+            with closing(SegmentStream(asker, audio, audio, replay, recorder, tasks, context.language)) as segments:
+                yield segments
+
+    @asynccontextmanager
+    async def _transcribing(
+        self,
+        media: Media,
+        context: ChunkContext,
+        report: OnProgress,
+        held: Reservation | None,
+        kept: tuple[StoredJob, Identity] | None,
+    ) -> AsyncIterator[SegmentStream]:
+        settings = self.settings
+        frozen = None if kept is None else await self._frozen_plan(kept[0])
+        plan = frozen or ChunkPlan(settings.wanted.chunk_samples, settings.longest_samples)
+        limit_bytes = data_limit_bytes(media.fd)
+        decoder_bytes = common_bytes(media.fd, limit_bytes)
+        sizes = fitted(
+            replace(settings.wanted, chunk_samples=plan.wanted_samples),
+            decoder_bytes,
+            self.free_bytes(held),
+            is_frozen=frozen is not None,
+        )
+        plan = replace(plan, wanted_samples=sizes.chunk_samples)
+        recorder: Recorder = NotRecorded() if kept is None else Recorded(kept[0], plan, kept[1])
+        async with (
+            self.admission.reserve(
+                decoder_bytes + sizes.host_bytes, timeout_seconds=settings.queue_timeout_seconds, reservation=held
+            ) as reserved,
+            self.decoding(media, limit_bytes) as decoder,
+        ):
+            job = RunningJob(self.admission, reserved, decoder, decoder_bytes, sizes, report, self._shared.mark_used)
+            with closing(job):
+                async with background() as tasks:
+                    asker = Asker(self.engine, context, settings.on_error, job.may_call, recorder)
+                    cuts = ChunkReader(decoder, Chunker(plan.wanted_samples, plan.longest_samples))
+                    with closing(
+                        SegmentStream(asker, decoder, cuts, job, recorder, tasks, context.language)
+                    ) as segments:
+                        yield segments
+
+    async def _frozen_plan(self, job: StoredJob) -> ChunkPlan | None:
+        """The plan that a resumed job has to follow; None for a new one."""
+        plan = job.state.plan
+        if plan is not None and plan.longest_samples > self.settings.longest_samples:
+            _LOG.warning("engine %r takes less at once than when this job was begun: it begins anew", self.engine.name)
+            await job.forget()
+        return job.state.plan
+
+    def decoding(self, media: Media, limit_bytes: int) -> AbstractAsyncContextManager[Decoder]:
+        """The decoder of a source."""
+        return open_decoder(
+            media.fd,
+            media.name,
+            feed=media.feed,
+            max_audio_seconds=self.settings.max_audio_seconds,
+            data_limit_bytes=limit_bytes,
+            isolation=self.settings.isolation,
+        )
+
+    def free_bytes(self, held: Reservation | None) -> int:
+        """What a job may be planned with."""
+        return self.admission.statistics().budget_bytes if held is None else held.left_bytes
+
+    def _opened_store(self) -> AbstractAsyncContextManager[None]:
+        store = self.settings.store
+        return nullcontext() if store is None else inside(store).database.opened()
