@@ -23,10 +23,15 @@ def table(rows: list[Row]) -> str:
     )
 
 
+def finding(text: str) -> int:
+    """A finding's number, or a ValueError."""
+    return list(FINDINGS)[list(map(str, FINDINGS)).index(text)]
+
+
 def main() -> int:
     """Exit code 0 if every old one shows its defect and every new one is without; 1 if not; 2 for a wrong command."""
     parser = argparse.ArgumentParser(prog="python -m audited_backend", description=__doc__)
-    parser.add_argument("findings", nargs="*", type=int, choices=FINDINGS, help="all, if none is given")
+    parser.add_argument("findings", nargs="*", type=finding, help="all, if none is given")
     wanted = parser.parse_args().findings or list(FINDINGS)
     started, rows = time.monotonic(), list[Row]()
     with tempfile.TemporaryDirectory() as folder:

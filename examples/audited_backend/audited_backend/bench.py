@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,13 +35,23 @@ class Ended:
         answer: what it printed; empty if it was killed.
         left_bytes: the sizes of the files that it left in its temporary folder.
         sent_bytes: what the server sent it, of bodies.
-        peak_bytes: the highest sum of VmHWM over the processes of its tree that lived at one time.
+        peak_bytes: the highest sum of VmHWM over the processes of its tree that lived at one time; 0 if nobody watched.
     """
 
     answer: dict[str, Any]
     left_bytes: tuple[int, ...]
     sent_bytes: int
     peak_bytes: int
+
+    def said(self, key: str) -> Any:
+        """A part of the answer that only a scenario that went to its end has.
+
+        Raises:
+            ExperimentError: it did not.
+        """
+        if key not in self.answer:
+            raise ExperimentError(f"the scenario did not come to its end: {self.answer}")
+        return self.answer[key]
 
     @property
     def error(self) -> str:
@@ -50,9 +60,9 @@ class Ended:
         Raises:
             ExperimentError: with none.
         """
-        if "error" not in self.answer:
+        if not self.answer["errors"]:
             raise ExperimentError(f"an error was expected, there is {self.answer}")
-        return str(self.answer["error"])
+        return str(self.answer["errors"][0])
 
 
 class Bench:
@@ -66,20 +76,24 @@ class Bench:
         self.server = Server()
         self._folder = folder
 
-    def recording(self, name: str, seconds: int, *, rate_hz: int = 16_000, channels: int = 1) -> str:
-        """The URL of a recording of that length."""
-        path = self._folder / f"{name}.wav"
-        if not path.exists():
-            write_recording(path, seconds, rate_hz=rate_hz, channels=channels)
-        return self.answer(f"/{name}.wav", Answer.of(path))
+    def recording(self, seconds: int, *, rate_hz: int = 16_000, channels: int = 1) -> str:
+        """The URL of a recording of that length, like none before: a store tells recordings by their bytes."""
+        take = len(self.server.answers)
+        path = write_recording(self._folder / f"{take}.wav", seconds, rate_hz=rate_hz, channels=channels, take=take)
+        return self.answer(f"/{path.name}", Answer.of(path))
 
     def answer(self, path: str, answer: Answer) -> str:
         """The URL that is answered so."""
         self.server.answers[path] = answer
         return self.server.url(path)
 
-    def host(self, order: Order, *, kill_when: threading.Event | None = None) -> Ended:
-        """Carry an order out in a process, to its end or until `kill_when` is set: then by SIGKILL.
+    def host(self, order: Order, *, kill_when: threading.Event | None = None, watch: bool = False) -> Ended:
+        """Carry an order out in a process.
+
+        Args:
+            order: it is carried out to its end, for which the process has set an alarm.
+            kill_when: once this is set, the process is ended by SIGKILL.
+            watch: its memory.
 
         Raises:
             ExperimentError: it ended in another way.
@@ -90,7 +104,7 @@ class Bench:
             spool.mkdir()
             # A ledger of its own, too: what else runs in this container is not to wait for it, nor it for that.
             env = {**os.environ, "TMPDIR": str(spool), "MEMSAFE_LEDGER_DIR": home}
-            command = [sys.executable, "-m", f"{__package__}.host", order.to_json()]
+            command = [sys.executable, "-m", f"{__package__}.host", replace(order, folder=home).to_json()]
             with (
                 out.open("w") as stdout,
                 err.open("w") as stderr,
@@ -98,7 +112,8 @@ class Bench:
             ):
                 if kill_when is not None and kill_when.wait(LIFETIME_SECONDS):
                     process.kill()
-                peak_bytes = _watch(process)
+                peak_bytes = _watch(process) if watch else 0
+                process.wait()
             if process.returncode not in ((0,) if kill_when is None else (-signal.SIGKILL,)):
                 raise ExperimentError(f"{order} ended with {process.returncode}: {err.read_text()}")
             return Ended(
@@ -120,7 +135,7 @@ def _running(command: list[str], env: dict[str, str], out: IO[str], err: IO[str]
 
 
 def _watch(process: subprocess.Popen[bytes]) -> int:
-    """Wait for its end, for which it has set an alarm; the peak of its tree."""
+    """Wait for its end; the peak of its tree."""
     peak_bytes = 0
     while True:
         with suppress(psutil.NoSuchProcess):

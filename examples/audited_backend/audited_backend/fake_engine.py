@@ -9,8 +9,10 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 HERTZ = {"memory": 400, "is": 700, "all": 1_000, "you": 1_300, "need": 1_600}
-LOUD = 3_000  # of 32 767
+LOUDNESS = 12_000  # of 32 767
+LOUD = 3_000
 FRAME_SAMPLES = 160
+STRIDE = 7  # no tone has its zeros at every seventh sample
 HEARD_SAMPLES = 1_600
 WAV_BYTES_PER_SECOND = 32_000
 TONE_SECONDS = 0.6  # of each second; the rest, on both sides, is a pause
@@ -22,9 +24,9 @@ def text_of(seconds: int) -> str:
     return " ".join(words[second % len(words)] for second in range(seconds))
 
 
-def write_recording(path: Path, seconds: int, *, rate_hz: int = 16_000, channels: int = 1) -> Path:
-    """A WAV file in which `text_of(seconds)` is said."""
-    words = [_one_second(hertz, rate_hz, channels) for hertz in HERTZ.values()]
+def write_recording(path: Path, seconds: int, *, rate_hz: int = 16_000, channels: int = 1, take: int = 0) -> Path:
+    """A WAV file in which `text_of(seconds)` is said; no take is the same bytes as another."""
+    words = [_one_second(hertz, rate_hz, channels, LOUDNESS + take) for hertz in HERTZ.values()]
     with wave.open(str(path), "wb") as file:
         file.setparams((channels, 2, rate_hz, seconds * rate_hz, "NONE", ""))
         for second in range(seconds):
@@ -32,10 +34,10 @@ def write_recording(path: Path, seconds: int, *, rate_hz: int = 16_000, channels
     return path
 
 
-def _one_second(hertz: int, rate_hz: int, channels: int) -> bytes:
+def _one_second(hertz: int, rate_hz: int, channels: int, loudness: int) -> bytes:
     pause = [0] * int(rate_hz * (1 - TONE_SECONDS) / 2)
     tone_samples = rate_hz - 2 * len(pause)
-    tone = [int(12_000 * math.sin(2 * math.pi * hertz * n / rate_hz)) for n in range(tone_samples)]
+    tone = [int(loudness * math.sin(2 * math.pi * hertz * n / rate_hz)) for n in range(tone_samples)]
     return array("h", [sample for sample in (*pause, *tone, *pause) for _ in range(channels)]).tobytes()
 
 
@@ -44,7 +46,7 @@ def hear(wav: bytes) -> str:
     with wave.open(io.BytesIO(wav)) as file:
         samples = memoryview(file.readframes(file.getnframes())).cast("h")
         rate_hz = file.getframerate()
-    loud = (max(samples[at : at + FRAME_SAMPLES]) > LOUD for at in range(0, len(samples), FRAME_SAMPLES))
+    loud = (max(samples[at : at + FRAME_SAMPLES : STRIDE]) > LOUD for at in range(0, len(samples), FRAME_SAMPLES))
     words, at = [], 0
     for is_loud, frames in groupby(loud):
         if is_loud:

@@ -18,7 +18,7 @@ import psutil
 from . import scenarios
 from .fake_engine import CountingEngine
 
-LIFETIME_SECONDS = 40
+LIFETIME_SECONDS = 60
 STACK_BYTES = 1 << 20  # of threads: RLIMIT_DATA counts them whole, whatever is used of them
 Answer = dict[str, Any]
 
@@ -37,6 +37,7 @@ class Order:
         guard_sees_limit: whether the old backend's guard is told how much of that is used, and not of the host.
         engine: arguments of the engine.
         settings: arguments of the backend.
+        folder: where it may keep what is to outlive it.
     """
 
     side: str
@@ -48,6 +49,7 @@ class Order:
     guard_sees_limit: bool = False
     engine: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    folder: str = ""
 
     def to_json(self) -> str:
         """For the command line."""
@@ -81,7 +83,8 @@ def make_backend(order: Order, engine: CountingEngine) -> Any:
 
     from .new_backend import TranscriptionBackend as NewBackend
 
-    return NewBackend(engine, policy=mt.UrlPolicy(allow_private=True), **order.settings)
+    store_path = Path(order.folder, "jobs.sqlite")
+    return NewBackend(engine, store_path, policy=mt.UrlPolicy(allow_private=True), **order.settings)
 
 
 async def run(order: Order) -> Answer:
@@ -93,7 +96,7 @@ async def run(order: Order) -> Answer:
     try:
         answer = await getattr(scenarios, order.scenario)(order, backend, engine)
     except Exception as error:
-        answer = {"error": type(error).__name__, "message": str(error)}
+        answer = {"texts": [], "errors": [type(error).__name__], "messages": [str(error)]}
     del ballast
     _limit_data(resource.RLIM_INFINITY)  # what happened can be told in any case
     return {"host_percent": host_percent, **answer, "calls": engine.calls, "peak_inside": engine.peak_inside}

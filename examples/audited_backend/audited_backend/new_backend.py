@@ -1,6 +1,7 @@
 """The same backend on memsafe_transcribe: the diff with `old_backend` is the migration."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 
 import memsafe_transcribe as mt
@@ -33,6 +34,7 @@ class TranscriptionBackend:
 
     Args:
         engine: what hears a chunk of 16 kHz mono WAV.
+        store_path: of the file that keeps jobs, batches and failed URLs.
         max_file_bytes: larger files are refused.
         chunk_seconds: how long the chunks are that files are cut into.
         policy: which URLs are let through.
@@ -42,6 +44,7 @@ class TranscriptionBackend:
     def __init__(
         self,
         engine: Engine,
+        store_path: str | os.PathLike[str],
         *,
         max_file_bytes: int = MAX_FILE_BYTES,
         chunk_seconds: float = CHUNK_SECONDS,
@@ -49,31 +52,50 @@ class TranscriptionBackend:
         queue_timeout_seconds: float = QUEUE_TIMEOUT_SECONDS,
     ) -> None:
         self.admission = mt.AdmissionController(max_concurrent=MAX_CONCURRENT)
-        self.admission.lane("scheduler", max_concurrent=MAX_SCHEDULED)
-        self._queue_timeout_seconds = queue_timeout_seconds
+        self._store = mt.JobStore(store_path)
         self._transcriber = mt.ChunkedTranscriber(
             _Plugin(engine),
             admission=self.admission,
-            downloader=mt.SafeDownloader(max_bytes=max_file_bytes, policy=policy, admission=self.admission),
+            downloader=mt.SafeDownloader(
+                max_bytes=max_file_bytes, policy=policy, admission=self.admission, failures=self._store
+            ),
+            store=self._store,
             chunk_seconds=chunk_seconds,
             queue_timeout_seconds=queue_timeout_seconds,
         )
+        self._batch = mt.BatchTranscriber(self._transcriber, max_batch_size=MAX_BATCH_SIZE)
+        self._scheduled = mt.BatchTranscriber(self._transcriber, max_batch_size=MAX_SCHEDULED)
 
     async def transcribe_audio(self, url: str) -> str:
         """The text of one file."""
         return (await self._transcriber.transcribe(url)).text
 
     async def transcribe_batch(self, batch_id: str, urls: Sequence[str]) -> dict[str, str | BaseException]:
-        """The text of each, or what went wrong."""
-        outcomes = await asyncio.gather(*map(self.transcribe_audio, urls), return_exceptions=True)
-        return dict(zip(urls, outcomes, strict=True))
+        """The text of each, or what went wrong. What is done is not asked for again, also in another process."""
+        async with self._batch.run(urls, name=batch_id) as outcomes:
+            return {str(outcome.source): _answer(outcome) async for outcome in outcomes}
 
     async def run_scheduled(self, urls: Sequence[str]) -> list[str]:
         """What the scheduler does at night."""
+        async with self._scheduled.run(urls, name="scheduled", ordered=True) as outcomes:
+            answers = [_answer(outcome) async for outcome in outcomes]
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return [str(answer) for answer in answers]
 
-        async def one(url: str) -> str:
-            need_bytes = (await self._transcriber.plan(url)).peak_bytes
-            async with self.admission.reserve(need_bytes, lane="scheduler"):
-                return await self.transcribe_audio(url)
+    async def cleanup_cache(self) -> None:
+        """Forget batches older than a day, and failed URLs older than a week."""
+        await self._store.cleanup()
 
-        return await asyncio.gather(*map(one, urls))
+    async def cleanup_periodically(self, every_seconds: float = 3600.0) -> None:
+        """Clean up now and every hour."""
+        async with self._store.cleaning(every_seconds=every_seconds):
+            await asyncio.Event().wait()
+
+
+def _answer(outcome: mt.Outcome) -> str | Exception:
+    if outcome.transcript is not None:
+        return outcome.transcript.text
+    assert outcome.error is not None
+    return outcome.error

@@ -21,12 +21,12 @@ AGES_HOURS = (23, 25, 8 * 24)
 
 async def transcribe(order: "Order", backend: Any, engine: CountingEngine) -> "Answer":
     """One file."""
-    return {"text": await backend.transcribe_audio(order.urls[0])}
+    return {"texts": [await backend.transcribe_audio(order.urls[0])], "errors": [], "messages": []}
 
 
 async def batch(order: "Order", backend: Any, engine: CountingEngine) -> "Answer":
     """Several files."""
-    return {"outcomes": _shown(await backend.transcribe_batch("batch", order.urls))}
+    return _shown(await backend.transcribe_batch("batch", order.urls))
 
 
 async def crowd(order: "Order", backend: Any, engine: CountingEngine) -> "Answer":
@@ -38,7 +38,7 @@ async def crowd(order: "Order", backend: Any, engine: CountingEngine) -> "Answer
         while not _is_full(engine, backend):  # noqa: ASYNC110 - the queue of admission tells nobody
             await asyncio.sleep(POLL_SECONDS)
         engine.may_answer.set()
-    return {"outcomes": _shown(batch.result()), "scheduled": scheduled.result()}
+    return {**_shown(batch.result()), "scheduled": scheduled.result()}
 
 
 async def ageing(order: "Order", backend: Any, engine: CountingEngine) -> "Answer":
@@ -52,7 +52,7 @@ async def ageing(order: "Order", backend: Any, engine: CountingEngine) -> "Answe
             passes = [await cleanups.get(), await cleanups.get()]  # the first may have begun before
             forgotten.append([sum(counts) for counts in zip(*passes, strict=True)])
         task.cancel()
-    return {"outcomes": outcomes, "forgotten": forgotten}
+    return {**outcomes, "forgotten": forgotten}
 
 
 def _is_full(engine: CountingEngine, backend: Any) -> bool:
@@ -65,9 +65,14 @@ def _is_full(engine: CountingEngine, backend: Any) -> bool:
     return bool(engine.inside == now.active == now.max_concurrent and now.waiting)
 
 
-def _shown(outcomes: dict[str, str | BaseException]) -> list[str]:
-    """The texts of a batch, and the names of what went wrong."""
-    return [value if isinstance(value, str) else f"!{type(value).__name__}" for value in outcomes.values()]
+def _shown(outcomes: dict[str, str | BaseException]) -> dict[str, list[str]]:
+    """The texts of a batch, and what went wrong."""
+    errors = [value for value in outcomes.values() if not isinstance(value, str)]
+    return {
+        "texts": [value for value in outcomes.values() if isinstance(value, str)],
+        "errors": [type(error).__name__ for error in errors],
+        "messages": [str(error) for error in errors],
+    }
 
 
 @contextmanager
