@@ -87,9 +87,9 @@ class Database:
         """
         return await run_to_its_end(lambda: self._transaction(function, "BEGIN IMMEDIATE"), anyio.CapacityLimiter(1))
 
-    async def settle(self) -> None:
-        """Give the space of what was deleted back to the file system."""
-        await run_to_its_end(self._settle, anyio.CapacityLimiter(1))
+    async def settle(self) -> int:
+        """Give the space of what was deleted back to the file system; how many bytes."""
+        return await run_to_its_end(self._settle, anyio.CapacityLimiter(1))
 
     def _transaction(self, function: Callable[[sqlite3.Connection], T], begin: str) -> T:
         with self._lock:
@@ -106,12 +106,16 @@ class Database:
             except sqlite3.Error as error:
                 raise self._store_error(error) from error
 
-    def _settle(self) -> None:
+    def _settle(self) -> int:
         with self._lock:
             try:
                 connection = self._connected()
+                (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+                (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
                 connection.execute("PRAGMA incremental_vacuum").fetchall()
+                (left_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return int((free_pages - left_pages) * page_bytes)
             except sqlite3.Error as error:
                 raise self._store_error(error) from error
 
