@@ -5,6 +5,7 @@ import io
 import math
 import wave
 from array import array
+from contextlib import suppress
 from itertools import groupby, pairwise
 from pathlib import Path
 
@@ -15,6 +16,7 @@ FRAME_SAMPLES = 160
 STRIDE = 7  # no tone has its zeros at every seventh sample
 HEARD_SAMPLES = 1_600
 WAV_BYTES_PER_SECOND = 32_000
+CROWD_SECONDS = 1.0
 TONE_SECONDS = 0.6  # of each second; the rest, on both sides, is a pause
 
 
@@ -64,19 +66,22 @@ class CountingEngine:
     Args:
         error: with what every call is answered instead, as an error.
         seconds_per_minute: how long it takes for a minute of audio.
+        crowd: calls wait in it until so many are there, or for a second; None to let them go.
 
     Attributes:
-        may_answer: calls wait in it until this is set, as it is from the beginning.
+        may_answer: calls wait in it until this is set.
         calls: how many came.
         inside: how many are in it now.
         peak_inside: the most that ever were at once.
     """
 
-    def __init__(self, error: str | None = None, seconds_per_minute: float = 0.0) -> None:
+    def __init__(self, error: str | None = None, seconds_per_minute: float = 0.0, crowd: int | None = None) -> None:
         self._error = error
         self._seconds_per_byte = seconds_per_minute / 60 / WAV_BYTES_PER_SECOND
+        self._crowd = crowd
         self.may_answer = asyncio.Event()
-        self.may_answer.set()
+        if crowd is None:
+            self.may_answer.set()
         self.calls = 0
         self.inside = 0
         self.peak_inside = 0
@@ -85,8 +90,11 @@ class CountingEngine:
         self.calls += 1
         self.inside += 1
         self.peak_inside = max(self.peak_inside, self.inside)
+        if self.inside == self._crowd:
+            self.may_answer.set()
         try:
-            await self.may_answer.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.may_answer.wait(), None if self._crowd is None else CROWD_SECONDS)
             await asyncio.sleep(self._seconds_per_byte * len(wav))
             if self._error is not None:
                 raise RuntimeError(self._error)

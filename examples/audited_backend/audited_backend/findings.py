@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .bench import HEAD_BYTES, Bench, Ended
+from .bench import HEAD_BYTES, Bench, Ended, ExperimentError
 from .fake_engine import text_of
 from .host import Order
 from .server import Answer
@@ -13,7 +13,7 @@ MIB = 1 << 20
 ONE_FILE_SECONDS = 20
 LIMIT_BYTES = 96 * MIB  # of the host that has little memory left
 BALLAST_PERCENT = 75.0
-BATCH_SECONDS = 320
+SMALL_SECONDS, BATCH_SECONDS = 5, 320
 SMALL_BYTES = 80 * MIB
 CAP_BYTES = 4_000_000
 TOO_LARGE_BYTES = 64 * MIB
@@ -29,12 +29,12 @@ class Measured:
 
     Attributes:
         text: in words.
-        is_bad: whether that is the defect.
+        is_bad: whether that is the defect; None if it could not be measured.
         said: how it put a refusal.
     """
 
     text: str
-    is_bad: bool
+    is_bad: bool | None
     said: str = ""
 
 
@@ -48,28 +48,31 @@ class Row:
     is_defect: bool = True
 
     @property
-    def old_verdict(self) -> str:
-        """What its measurement means."""
-        if not self.is_defect:
-            return "FAILS" if self.old.is_bad else "works"
-        return "defect" if self.old.is_bad else "NO DEFECT"
-
-    @property
-    def new_verdict(self) -> str:
-        """What its measurement means."""
-        if self.new.is_bad:
-            return "FAILS"
-        return "holds" if self.is_defect else "works"
+    def verdicts(self) -> tuple[str, str]:
+        """What the measurements mean: of the old one, and of the new one."""
+        good, bad = ("NO DEFECT", "defect") if self.is_defect else ("works", "FAILS")
+        holds = "holds" if self.is_defect else "works"
+        return (
+            {None: "UNKNOWN", False: good, True: bad}[self.old.is_bad],
+            {None: "UNKNOWN", False: holds, True: "FAILS"}[self.new.is_bad],
+        )
 
     @property
     def is_as_said(self) -> bool:
         """Whether the old one did as the audit says, and the new one as it should."""
-        return self.old.is_bad == self.is_defect and not self.new.is_bad
+        return self.old.is_bad is self.is_defect and self.new.is_bad is False
 
 
 def rows_of(finding: str, measure: Callable[[str], Measured], *, is_defect: bool = True) -> Row:
     """The same measurement of both, judged by the same rule."""
-    return Row(finding, measure("old"), measure("new"), is_defect)
+
+    def measured(side: str) -> Measured:
+        try:
+            return measure(side)
+        except ExperimentError as error:
+            return Measured("could not be measured", None, str(error))
+
+    return Row(finding, measured("old"), measured("new"), is_defect)
 
 
 def settings(side: str, *, old: dict[str, Any] | None = None, new: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -160,8 +163,9 @@ def memory_checks(bench: Bench) -> Iterator[Row]:
             )
             said = " ".join(ended.answer["messages"])
             is_refused = f"{LIMIT_BYTES // MIB}.0 MiB" in said
-            errors = " ".join(ended.answer["errors"])
-            return Measured(f"{'refused' if is_refused else 'let in'}, {errors or 'done'}", not is_refused, said)
+            seen = "75" if "guard_sees_limit" in order else f"psutil: {ended.answer['host_percent']:.0f}"
+            what = "refused" if is_refused else f"let in ({seen} %)"
+            return Measured(f"{what}, {' '.join(ended.answer['errors']) or 'done'}", not is_refused, said)
 
         return measure
 
@@ -232,23 +236,34 @@ def cleanup(bench: Bench) -> Iterator[Row]:
 
 
 def fixed_batch(bench: Bench) -> Iterator[Row]:
-    """Five at a time, where there is memory for two."""
-    urls = tuple(bench.recording(BATCH_SECONDS) for _ in range(5))
+    """Five at a time, also where there is memory for one. Calls stay in the engine until five are there."""
+    small = tuple(bench.recording(SMALL_SECONDS) for _ in range(5))
+    large = tuple(bench.recording(BATCH_SECONDS) for _ in range(5))
 
-    def measure(side: str) -> Measured:
-        ended = bench.host(Order(side, "batch", urls, limit_bytes=SMALL_BYTES, engine={"seconds_per_minute": 0.1}))
-        done = ended.answer["texts"].count(text_of(BATCH_SECONDS))
-        errors = sorted(set(ended.answer["errors"]))
-        return Measured(f"{done} of {len(urls)} done{', '.join(['', *errors])}", done < len(urls))
+    def at_once(side: str) -> Measured:
+        plenty = bench.host(Order(side, "batch", small, engine={"crowd": len(small)}))
+        order = Order(side, "batch", small, limit_bytes=LIMIT_BYTES, ballast_percent=50, engine={"crowd": len(small)})
+        short = bench.host(order)
+        peaks = [each.answer["peak_inside"] for each in (plenty, short)]
+        return Measured(f"{peaks[0]} at once with plenty, {peaks[1]} with little", peaks[1] > 1)
 
-    yield rows_of("6 batch of 5 whatever memory is left", measure)
+    def outcomes(side: str) -> Measured:
+        order = Order(side, "batch", large, limit_bytes=SMALL_BYTES, engine={"seconds_per_minute": 0.1})
+        answer = bench.host(order).answer
+        done = answer["texts"].count(text_of(BATCH_SECONDS))
+        return Measured(
+            f"{done} of {len(large)} done{', '.join(['', *sorted(set(answer['errors']))])}", done < len(large)
+        )
+
+    yield rows_of("6 batch of 5 whatever memory is left", at_once)
+    yield rows_of("6 batch of 5 larger files, little memory", outcomes)
 
 
 # -- 7: the whole file in memory
 
 
 def whole_file(bench: Bench) -> Iterator[Row]:
-    """The peak of the process tree, for a file and one four times as long."""
+    """The peak of the process tree, for a file and one five times as long."""
     short = bench.recording(SHORT_SECONDS, **STEREO)
     long = bench.recording(LONG_SECONDS, **STEREO)
 
