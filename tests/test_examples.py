@@ -79,3 +79,19 @@ def test_the_audits_readme_shows_that_table_and_that_code(audit: Cells) -> None:
     for block in re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         shown = {line.strip() for line in block.splitlines() if not line.strip().startswith("#")}
         assert shown <= lines | {"...", ""}
+
+
+def test_requests_a_batch_and_a_scheduler_stay_within_the_slots(tmp_path: Path) -> None:
+    """In two processes of one container; the example notes each call, and says whether there were ever too many."""
+    example = ROOT / "examples" / "schedules" / "schedules.py"
+    done = subprocess.run(
+        [sys.executable, str(example), "--processes", "2"],
+        env={**os.environ, "PYTHONPATH": SOURCE},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+    assert said["calls"].startswith("30 in all, at most 3 at once")
+    assert done.stdout.endswith("kept\n")

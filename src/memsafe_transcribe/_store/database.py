@@ -53,7 +53,15 @@ class Database:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """`async with` this around whatever reads and writes.
+        """`async with` this around whatever reads and writes."""
+        await self.enter()
+        try:
+            yield
+        finally:
+            await self.leave()
+
+    async def enter(self) -> None:
+        """There is one more user.
 
         Raises:
             StoreError: it cannot be opened, or is of a later version.
@@ -62,12 +70,16 @@ class Database:
             self._users += 1
         try:
             await self.read(lambda _: None)
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
+        except BaseException:
+            await self.leave()
+            raise
+
+    async def leave(self) -> None:
+        """There is one user less; after the last one, it is closed."""
+        with self._lock:
+            self._users -= 1
+        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that only reads, on one state of the file.
