@@ -271,7 +271,7 @@ def _tell_of_decodes_and_commits(trace: Trace) -> None:
         trace.tell("decode", "-")
         return cut
 
-    def telling_transact(self: Database, function: Callable[[Any], Any], begin: str) -> Any:
+    def telling_transact(self: Database, function: Callable[[Any], Any], begin: str, is_durable: bool = False) -> Any:
         if begin == "BEGIN":
             return transact(self, function, begin)
 
@@ -281,7 +281,7 @@ def _tell_of_decodes_and_commits(trace: Trace) -> None:
             return result
 
         trace.tell("commit", "+")
-        result = transact(self, telling_function, begin)
+        result = transact(self, telling_function, begin, is_durable)
         trace.tell("commit", "-")
         return result
 

@@ -152,7 +152,7 @@ class Database:
                     connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
                 (left_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                return max(0, free_pages - left_pages) * int(page_bytes)
+                return max(0, int(free_pages) - int(left_pages)) * int(page_bytes)
             except sqlite3.Error as error:
                 raise self._store_error(error) from error
 
