@@ -5,7 +5,7 @@ import logging
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -197,17 +197,15 @@ class Attempting:
 
 
 def _identity(source: Source) -> str | None:
-    """What a source is known by before it is read; None for what has no name. A file that was written to is another."""
+    """What a source is known by before it is read; None for what has no name. A changed file is another one."""
     if is_url(source):
         return f"url {source}"
     if not isinstance(source, os.PathLike):
         return None
-    name = f"path {os.path.abspath(source)}"
-    try:
+    with suppress(OSError):
         found = os.stat(source)
-    except OSError:  # opening it will say what is wrong
-        return name
-    return f"{name} {found.st_size} {found.st_mtime_ns}"
+        return f"path {os.path.abspath(source)} {found.st_size} {found.st_mtime_ns}"
+    return f"path {os.path.abspath(source)}"
 
 
 def _can_be_read_again(source: Source) -> bool:
