@@ -6,7 +6,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import anyio
@@ -142,8 +142,7 @@ class Attempting:
                     again = self.retry_failed or attempts > state.attempts  # known bad by its own failure
                     transcript = await self._transcribed(source, entry.leads_to, report, ask_anyway=again)
                     is_settled = True
-                    await entry.done()
-                    return Outcome(index, source, transcript, attempts=attempts)
+                    return Outcome(index, source, await _settled(entry, transcript), attempts=attempts)
                 except Exception as error:
                     verdict = verdict_on(error)
                     if verdict == "later":
@@ -194,6 +193,15 @@ class Attempting:
             runner.settings.chunk_seconds,
         )
         return await inside(store).hashed(json.dumps((identity, *settings)))
+
+
+async def _settled(entry: Entry, transcript: Transcript) -> Transcript:
+    """It comes out also where the store cannot be told: it is paid for."""
+    try:
+        await entry.done()
+    except StoreError as error:
+        return replace(transcript, store_error=transcript.store_error or error)
+    return transcript
 
 
 def _identity(source: Source) -> str | None:
