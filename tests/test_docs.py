@@ -52,6 +52,7 @@ def test_the_engine_of_the_guide_keeps_the_contract(tmp_path: Path) -> None:
     write_wav(tmp_path / "hello.wav", tone_samples(2.0))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rs", "-W", "error", "-p", "no:cacheprovider",
+         "-W", "ignore:Async generator 'httpx:ResourceWarning",  # httpx leaves it to trio if an upload is cancelled
          "--rootdir", str(tmp_path), "-c", os.devnull, "test_engine.py"],
         env={**os.environ, "PYTHONPATH": str(Path(mt.__file__).parents[1]), "PYTHONDONTWRITEBYTECODE": "1"},
         cwd=tmp_path,

@@ -1,10 +1,17 @@
-"""One SQLite file: opened with its first user, closed with the last; each transaction runs in a thread of its own."""
+"""One SQLite file: opened with its first user, closed with the last; each transaction runs in a thread of its own.
+
+A child that is forked would inherit what SQLite believes of this process's locks, and lose what it commits: there is no
+connection at the moment of a fork.
+"""
 
 import errno
 import logging
 import os
 import sqlite3
+import stat
 import threading
+import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -22,6 +29,8 @@ _LOG = logging.getLogger("memsafe_transcribe")
 _CLOSE_SECONDS = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CACHE_KIB = 1024
+_PAGES_AT_ONCE = 1000  # given back to the file system
+_RETRY_SECONDS = 0.01
 _REASONS = {
     sqlite3.SQLITE_BUSY: ("locked", "another process has held its lock for longer than busy_timeout_seconds"),
     sqlite3.SQLITE_LOCKED: ("locked", "another connection of this process holds its lock"),
@@ -32,11 +41,13 @@ _REASONS = {
     sqlite3.SQLITE_PERM: ("refused", "it may not be opened"),
     sqlite3.SQLITE_CANTOPEN: ("refused", "it cannot be opened"),
 }
-_left_by_fork: list[sqlite3.Connection] = []  # SQLite forbids a child to touch these, even to close them
+_databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_forking = threading.Lock()
+_locked_by_fork: "list[Database]" = []
 
 
 class Database:
-    """A SQLite file, in WAL mode, each commit on disk before it returns. Safe for several threads and processes.
+    """A SQLite file, in WAL mode: what is committed outlives the process. Safe for several threads and processes.
 
     Args:
         path: of the file, which is made if there is none, readable by its owner only.
@@ -46,40 +57,44 @@ class Database:
     def __init__(self, path: Path, busy_timeout_seconds: float) -> None:
         self.path = path
         self._busy_timeout_seconds = busy_timeout_seconds
-        self._lock = threading.Lock()
-        self._users = 0
+        self._lock = threading.Lock()  # never waited for on an event loop: a transaction may take its time
+        self._users: set[object] = set()
         self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
+        self._has_wal = False
+        with _forking:
+            _databases.add(self)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """`async with` this around whatever reads and writes."""
-        await self.enter()
+        """`async with` this around whatever reads and writes. Raises what `enter` does."""
+        user = await self.enter()
         try:
             yield
         finally:
-            await self.leave()
+            await self.leave(user)
 
-    async def enter(self) -> None:
-        """There is one more user.
+    async def enter(self) -> object:
+        """There is one more user, which is to be handed to `leave`.
 
         Raises:
             StoreError: it cannot be opened, or is of a later version.
         """
-        with self._lock:
-            self._users += 1
+        user = object()
+        self._users.add(user)
         try:
-            await self.read(lambda _: None)
+            if self._connection is None:
+                await self.read(lambda _: None)
         except BaseException:
-            await self.leave()
+            await self.leave(user)
             raise
+        return user
 
-    async def leave(self) -> None:
+    async def leave(self, user: object) -> None:
         """There is one user less; after the last one, it is closed."""
-        with self._lock:
-            self._users -= 1
-        with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-            await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
+        self._users.discard(user)
+        if not self._users:
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that only reads, on one state of the file.
@@ -89,24 +104,32 @@ class Database:
         """
         return await run_to_its_end(lambda: self._transaction(function, "BEGIN"), anyio.CapacityLimiter(1))
 
-    async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, function: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
         """Run a function in a transaction of its own, and commit it. It may wait for other processes.
+
+        Args:
+            function: what to run.
+            is_durable: it is on disk when this returns, with all that was committed before; else the machine's end (not
+                the process's) may still undo it, with all that was committed after.
 
         Raises:
             StoreError: nothing of it was done.
 
         Cancellation: once it has begun, it is waited for.
         """
-        return await run_to_its_end(lambda: self._transaction(function, "BEGIN IMMEDIATE"), anyio.CapacityLimiter(1))
+        return await run_to_its_end(
+            lambda: self._transaction(function, "BEGIN IMMEDIATE", is_durable), anyio.CapacityLimiter(1)
+        )
 
     async def settle(self) -> int:
         """Give the space of what was deleted back to the file system; how many bytes."""
         return await run_to_its_end(self._settle, anyio.CapacityLimiter(1))
 
-    def _transaction(self, function: Callable[[sqlite3.Connection], T], begin: str) -> T:
+    def _transaction(self, function: Callable[[sqlite3.Connection], T], begin: str, is_durable: bool = False) -> T:
         with self._lock:
             try:
                 connection = self._connected()
+                connection.execute(f"PRAGMA synchronous={'FULL' if is_durable or not self._has_wal else 'NORMAL'}")
                 connection.execute(begin)
                 try:
                     result = function(connection)
@@ -124,44 +147,59 @@ class Database:
                 connection = self._connected()
                 (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
                 (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
-                connection.execute("PRAGMA incremental_vacuum").fetchall()
+                for _ in range(-(-free_pages // _PAGES_AT_ONCE)):  # others may write in between
+                    # Not by execute: a row that has no columns ends it, and each page is one.
+                    connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
                 (left_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                return int((free_pages - left_pages) * page_bytes)
+                return max(0, int(free_pages) - int(left_pages)) * int(page_bytes)
             except sqlite3.Error as error:
                 raise self._store_error(error) from error
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is not None and self._pid != os.getpid():
-            _left_by_fork.append(self._connection)
-            self._connection = None
         if self._connection is None:
-            self._connection, self._pid = self._connect(), os.getpid()
+            self._connection = self._connect()
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
-        try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        try:  # without a descriptor: to close one would drop the locks of this process's other connections
+            os.mknod(os.path.realpath(self.path), stat.S_IFREG | 0o600)
+        except FileExistsError:
+            pass
         except OSError as error:
             reason = "full" if error.errno in _FULL else "refused"
-            raise StoreError(f"{self.path}: {error.strerror}", path=str(self.path), reason=reason) from error
+            why = f"{self.path}: it cannot be made: {error.strerror}"
+            raise StoreError(why, path=str(self.path), reason=reason) from error
         connection = sqlite3.connect(
             self.path, timeout=self._busy_timeout_seconds, isolation_level=None, check_same_thread=False
         )
         try:
-            self._prepare(connection)
+            self._prepare_patiently(connection)
         except BaseException:
             connection.close()
             raise
         return connection
 
+    def _prepare_patiently(self, connection: sqlite3.Connection) -> None:
+        """Several processes make the file at once: whoever is to wait while it becomes a WAL file is told at once."""
+        until = time.monotonic() + self._busy_timeout_seconds
+        while True:
+            try:
+                self._prepare(connection)
+                return
+            except sqlite3.OperationalError as error:
+                if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                    raise
+            time.sleep(_RETRY_SECONDS)
+
     def _prepare(self, connection: sqlite3.Connection) -> None:
+        self._version(connection)  # what is not ours is left as it is
         # Before the first table, or it has no effect.
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        if mode != "wal":
+        self._has_wal = mode == "wal"
+        if not self._has_wal:
             _LOG.warning("%s: its file system has no WAL, so that readers wait for writers (%s)", self.path, mode)
-        connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if self._version(connection) == VERSION:
@@ -184,9 +222,10 @@ class Database:
         Raises:
             StoreError: they are not this library's, or a later one's.
         """
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (owner,) = connection.execute("PRAGMA application_id").fetchone()
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        version, owner, tables = connection.execute(  # in one look: another process may be making them
+            "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_master)"
+            " FROM pragma_user_version, pragma_application_id"
+        ).fetchone()
         if tables and owner != APPLICATION_ID:
             raise self._version_error("it is a database of another program")
         if version > VERSION:
@@ -212,16 +251,56 @@ class Database:
 
     def _close_if_unused(self) -> None:
         with self._lock:
-            if self._users == 0 and self._connection is not None:
-                connection, self._connection = self._connection, None
-                if self._pid != os.getpid():
-                    _left_by_fork.append(connection)
-                    return
-                with suppress(sqlite3.Error):  # what was committed is in the file all the same
-                    connection.close()
+            if not self._users:
+                self._close()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(sqlite3.Error):  # what was committed is in the file all the same
+                connection.close()
+
+    def before_fork(self) -> None:
+        """Let its transaction end, and no other begin."""
+        self._lock.acquire()
+        self._close()
+
+    def after_fork(self) -> None:
+        """Go on, in either process."""
+        self._lock.release()
+
+    def forget_users(self) -> None:
+        """In a child: those are its parent's."""
+        self._users.clear()
 
     def _store_error(self, error: sqlite3.Error) -> StoreError:
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-        reason, why = _REASONS.get(code & 0xFF, ("failed", str(error)))
+        reason, why = _REASONS.get(_code(error), ("failed", str(error)))
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         return StoreError(f"{self.path}: {why} ({name})", path=str(self.path), reason=reason)
+
+
+def _code(error: sqlite3.Error) -> int:
+    """What SQLite calls it, without the details."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)) & 0xFF
+
+
+def _before_fork() -> None:
+    _forking.acquire()
+    for database in list(_databases):
+        database.before_fork()
+        _locked_by_fork.append(database)
+
+
+def _after_fork() -> None:
+    while _locked_by_fork:
+        _locked_by_fork.pop().after_fork()
+    _forking.release()
+
+
+def _after_fork_in_child() -> None:
+    for database in _locked_by_fork:
+        database.forget_users()
+    _after_fork()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)

@@ -46,15 +46,16 @@ class JobStore:
             raise ValueError(f"busy_timeout_seconds must be at least 0, got {busy_timeout_seconds}")
         self.path = Path(path).absolute()
         self._inside = Inside(self.path, busy_timeout_seconds)
+        self._entered: list[object] = []
 
     async def __aenter__(self) -> "JobStore":
-        await self._inside.database.enter()
+        self._entered.append(await self._inside.database.enter())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._inside.database.leave()
+        await self._inside.database.leave(self._entered.pop())
 
     async def find(self, url: str) -> FailedUrl | None:
         """What is remembered of a URL that failed, unless its time is over."""

@@ -111,8 +111,9 @@ class Recorded:
             with anyio.CancelScope(shield=True):  # it is paid for; the store's busy_timeout_seconds bound it
                 await write()
         except StoreError as error:
-            self.error = error
-            _LOG.error("what is heard from now on is not stored, and would have to be paid for again: %s", error)
+            if self.error is None:  # else another chunk's
+                _LOG.error("what is heard from now on is not stored, and would have to be paid for again: %s", error)
+            self.error = self.error or error
 
     def _check_source(self) -> None:
         if not self._identity.is_unchanged:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .._audio.chunker import Span
-from .._errors import TranscriberFailedError
+from .._errors import StoreError, TranscriberFailedError
 from .protocol import ChunkResult
 from .transcript import Gap, Segment, Word
 
@@ -32,7 +32,8 @@ def job_key(
     source_sha256: str, cache_key: str, language: str | None, prompt: str | None, chunk_seconds: float | None
 ) -> bytes:
     """What a job is known by: the same audio, the same engine, the same settings as its caller gave them."""
-    parts = [_KEY_VERSION, source_sha256, cache_key, language, prompt, chunk_seconds]
+    seconds = None if chunk_seconds is None else float(chunk_seconds)
+    parts = [_KEY_VERSION, source_sha256, cache_key, language, prompt, seconds]
     return hashlib.sha256(json.dumps(parts).encode()).digest()
 
 
@@ -43,7 +44,18 @@ def packed(result: ChunkResult, suspicion: str | None) -> bytes:
 
 
 def unpacked(span: Span, data: bytes) -> Answer:
-    """The answer that these bytes were."""
+    """The answer that these bytes were.
+
+    Raises:
+        StoreError: they were none.
+    """
+    try:
+        return _unpacked(span, data)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreError(f"what is stored of a chunk cannot be read: {error}", path="", reason="corrupt") from error
+
+
+def _unpacked(span: Span, data: bytes) -> Answer:
     text, language, words, segments, suspicion = json.loads(data.decode("utf-8", "surrogatepass"))
     result = ChunkResult(
         text=text,
@@ -59,7 +71,7 @@ def unpacked(span: Span, data: bytes) -> Answer:
 
 def packed_gaps(gaps: Iterable[Gap]) -> str:
     """Gaps as text."""
-    return _dumped([(gap.start_seconds, gap.end_seconds, gap.reason) for gap in gaps]).decode()
+    return json.dumps([(gap.start_seconds, gap.end_seconds, gap.reason) for gap in gaps])
 
 
 def unpacked_gaps(data: str) -> tuple[Gap, ...]:
