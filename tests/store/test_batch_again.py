@@ -1,9 +1,14 @@
 """A batch once more: what has changed since, and what must not be forgotten."""
 
+import errno
+import fcntl
+import os
 import sqlite3
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -48,6 +53,36 @@ def test_a_file_that_was_given_up_and_then_mended_is_tried_again(run: Run, tmp_p
     write_wav(path, tone_samples(3.0))
     (third,) = run(outcomes_of, path, Teller(), store)
     assert third.error is None
+
+
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_lock_that_fails_is_the_stores_error(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """That of the batch, of its source, of the job: no descriptor is held by whoever keeps the error."""
+    path, store, set_lock = (
+        write_wav(tmp_path / "file.wav", tone_samples(2.0)),
+        mt.JobStore(tmp_path / "s"),
+        fcntl.fcntl,
+    )
+    calls = count(1)
+    errors: list[Exception | None] = []
+
+    def fail_at_call(fd: int, command: int, argument: Any = 0) -> Any:
+        is_ours = command == fcntl.F_OFD_SETLK and os.readlink(f"/proc/self/fd/{fd}").endswith("s-locks")
+        if is_ours and next(calls) == call:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+        return set_lock(fd, command, argument)
+
+    async def main() -> None:
+        try:
+            errors.extend(outcome.error for outcome in await outcomes_of(path, Teller(), store))
+        except mt.StoreError as error:
+            errors.append(error)
+
+    monkeypatch.setattr(fcntl, "fcntl", fail_at_call)
+    run(main)
+    assert [type(error) for error in errors] == [mt.StoreError]
 
 
 @pytest.mark.parametrize("refused", ["UPDATE ON sources WHEN new.state = 'done'", "INSERT ON chunks"])

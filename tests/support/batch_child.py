@@ -363,7 +363,7 @@ def _nurse() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a killed batch leaves is given to this one
     attempting._BACKOFF_SECONDS = 0.01  # noqa: SLF001
-    assert all(getattr(mt, name) for name in mt.__all__) and decoding.decode  # all is imported: a fork need not
+    assert decoding.__name__ and all(getattr(mt, name) for name in mt.__all__)  # all is loaded that a fork needs
     anyio.run(anyio.lowlevel.checkpoint)
     for line in sys.stdin:
         if (pid := os.fork()) == 0:

@@ -31,9 +31,17 @@ class Lock:
         self._at = at
         _held.add(self)
 
-    def share(self) -> None:
-        """Let others have it too, of those who only share it."""
-        _set_lock(self._fd, fcntl.F_RDLCK, self._at)
+    def is_set(self, kind: int) -> bool:
+        """Whether it can be had now, as F_RDLCK or F_WRLCK; then it is."""
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, self._at, 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def is_on(self, file: os.stat_result) -> bool:
+        """Whether it is a lock on this file."""
+        return os.path.samestat(file, os.fstat(self._fd))
 
     def release(self) -> None:
         """Give it back; again does nothing."""
@@ -59,21 +67,24 @@ class Locks:
             shared: content with others that share it; only who wants it alone has to wait.
 
         Raises:
-            StoreError: the file cannot be opened.
+            StoreError: the file cannot be opened, or no lock can be had on it.
         """
         at = int.from_bytes(sha256(name).digest()[:8]) >> 2
-        while True:
-            try:
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise StoreError(f"{self._path}: {error.strerror}", path=str(self._path), reason="refused") from error
-            lock = Lock(fd, at)
-            if not _set_lock(fd, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, at):
-                lock.release()
-                return None
-            if self._is_named(fd):
-                return lock
-            lock.release()  # somebody removed the file just now
+        try:
+            while True:
+                lock = Lock(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), at)
+                try:
+                    if not lock.is_set(fcntl.F_RDLCK if shared else fcntl.F_WRLCK):
+                        lock.release()
+                        return None
+                    if self._is_named(lock):
+                        return lock
+                except BaseException:
+                    lock.release()  # and not when nobody looks at the error any more
+                    raise
+                lock.release()  # somebody removed the file just now
+        except OSError as error:
+            raise StoreError(f"{self._path}: {error.strerror}", path=str(self._path), reason="refused") from error
 
     async def lock(self, name: bytes, *, shared: bool = False) -> Lock:
         """The same, waited for: the kernel tells nobody when it is free, so that it is looked for at times."""
@@ -82,19 +93,11 @@ class Locks:
                 return lock
             await anyio.sleep(_POLL_SECONDS)
 
-    def _is_named(self, fd: int) -> bool:
+    def _is_named(self, lock: Lock) -> bool:
         try:
-            return os.path.samestat(os.stat(self._path), os.fstat(fd))
+            return lock.is_on(os.stat(self._path))
         except FileNotFoundError:
             return False
-
-
-def _set_lock(fd: int, kind: int, at: int) -> bool:
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def _forget_in_child() -> None:
