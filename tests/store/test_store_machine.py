@@ -347,6 +347,23 @@ class StoreMachine(CountedMachine):
         return {content for content in range(CONTENTS) if any(chunk_of(row[0]) in names(content) for row in rows)}
 
 
+def test_a_job_that_failed_outlives_its_batch() -> None:
+    """The batch, finished for a day, is removed; what was paid for in it is kept for a week, and then it is not."""
+    machine = StoreMachine()
+    try:
+        machine.begin()
+        machine.fail(files={0}, call=2, times=1, is_retryable=False)
+        machine.clean_up(hours=30)
+        assert machine._sql("SELECT count(*) FROM batches") == [(0,)]  # noqa: SLF001
+        assert machine._stored()  # noqa: SLF001
+        machine.run_to_its_end(files={0}, again=False)
+        machine.clean_up(hours=24 * 8)
+        assert not machine._stored()  # noqa: SLF001
+        machine.nothing_is_held()
+    finally:
+        machine.teardown()
+
+
 TestStore = StoreMachine.TestCase
 TestStore.settings = (
     settings(max_examples=200, stateful_step_count=50) if LONG else settings(max_examples=10, stateful_step_count=12)
