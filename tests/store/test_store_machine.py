@@ -200,9 +200,9 @@ class StoreMachine(CountedMachine):
         self.deaths += code != 0
         self._check_run(files, None, answered, is_whole=code == 0)
 
-    @rule(files=st.sets(st.integers(0, FILES - 1), min_size=1), call=st.integers(1, 6))
+    @rule(files=st.sets(st.integers(0, FILES - 1), min_size=1), call=st.integers(1, 9))
     def clean_up_meanwhile(self, files: set[int], call: int) -> None:
-        """Long after, as another process would: what is in work stays."""
+        """Long after, as another process would: what is in work, or was done before in the same batch, stays."""
         answered: list[str] = []
 
         async def act() -> None:
@@ -211,7 +211,7 @@ class StoreMachine(CountedMachine):
             await mt.JobStore(self.store.path).cleanup(spool_dir=self.folder)
             assert kept <= self._stored()
 
-        outcomes, _ = self._run(files, range(call, call + 1), act, told=answered.append)
+        outcomes, _ = self._run(files, range(call, call + 1), act, told=answered.append, at_once=1)
         self._check_run(files, outcomes, answered, is_whole=True)
 
     @rule(hours=st.sampled_from([1, 20, 30, 24 * 6, 24 * 8]))
@@ -267,6 +267,7 @@ class StoreMachine(CountedMachine):
         *,
         told: Callable[[str], object] | None = None,
         retry_failed: bool = False,
+        at_once: int = FILES,
     ) -> tuple[dict[int, mt.Outcome], list[str]]:
         """A batch over these files: what came of each, and what the engine answered."""
         outcomes: dict[int, mt.Outcome] = {}
@@ -275,7 +276,9 @@ class StoreMachine(CountedMachine):
 
         async def main() -> None:
             with anyio.CancelScope() as self._scope:
-                batch = mt.BatchTranscriber(transcriber(engine, self.store), max_attempts=MAX_ATTEMPTS)
+                batch = mt.BatchTranscriber(
+                    transcriber(engine, self.store), max_batch_size=at_once, max_attempts=MAX_ATTEMPTS
+                )
                 sources = [self.files[file] for file in sorted(files)]
                 async with batch.run(sources, retry_failed=retry_failed) as found:
                     async for outcome in found:
@@ -347,6 +350,17 @@ class StoreMachine(CountedMachine):
         return {content for content in range(CONTENTS) if any(chunk_of(row[0]) in names(content) for row in rows)}
 
 
+def test_what_a_batch_has_done_stays_while_it_runs() -> None:
+    """It is older than what cleanup removes, and the jobs that are done are no longer in work."""
+    machine = StoreMachine()
+    try:
+        machine.begin()
+        machine.clean_up_meanwhile(files={0, 1, 2}, call=1 + len(names(0)))
+        machine.nothing_is_held()
+    finally:
+        machine.teardown()
+
+
 def test_a_job_that_failed_outlives_its_batch() -> None:
     """The batch, finished for a day, is removed; what was paid for in it is kept for a week, and then it is not."""
     machine = StoreMachine()
@@ -366,5 +380,5 @@ def test_a_job_that_failed_outlives_its_batch() -> None:
 
 TestStore = StoreMachine.TestCase
 TestStore.settings = (
-    settings(max_examples=200, stateful_step_count=50) if LONG else settings(max_examples=10, stateful_step_count=12)
+    settings(max_examples=200, stateful_step_count=50) if LONG else settings(max_examples=8, stateful_step_count=12)
 )

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import random
-import select
 import signal
 import subprocess
 import sys
@@ -30,6 +29,8 @@ from memsafe_transcribe._audio.chunks import ChunkReader, Cut
 from memsafe_transcribe._audio.decoder import Decoder, open_decoder
 from memsafe_transcribe._store.database import Database
 from memsafe_transcribe._transcription import attempting, running
+
+from .processes import gone_within
 
 WAIT_SECONDS = 60.0
 
@@ -106,16 +107,19 @@ class Child:
     """A batch that was begun."""
 
     def __init__(self, pid: int, result: Path) -> None:
-        self._pidfd = os.pidfd_open(pid)
         self._result = result
+        self._pidfd: int | None = None
+        with suppress(ProcessLookupError):  # it has ended already
+            self._pidfd = os.pidfd_open(pid)
 
     def ends_within(self, seconds: float) -> bool:
-        return bool(select.select([self._pidfd], [], [], seconds)[0])
+        return self._pidfd is None or gone_within(self._pidfd, seconds)
 
     def kill(self) -> None:
         """Whatever it is doing, if it has not ended."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         assert self.ends_within(WAIT_SECONDS)
 
     def result(self) -> Result | None:
@@ -130,7 +134,8 @@ class Child:
 
     def close(self) -> None:
         self.kill()
-        os.close(self._pidfd)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
 
 
 class Nursery:
