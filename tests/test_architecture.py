@@ -174,5 +174,11 @@ def test_the_library_never_loads_the_decoder_nor_the_terminal() -> None:
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "httpx" in modules
     # Where packages of Google are installed, a .pth file loads the namespace that they share, and nothing in it.
-    never = {"rich", "google.auth", "google.ai", "google.genai", *ONLY} - {"httpx", "httpcore", "psutil", "google"}
+    never = {"rich", "google.auth", "google.ai", "google.genai", *ONLY} - {
+        "httpx",
+        "httpcore",
+        "psutil",
+        "google",
+        "sqlite3",
+    }
     assert not never & set(modules)

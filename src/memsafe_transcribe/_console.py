@@ -5,6 +5,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from ._transcription.outcomes import BatchProgress
 from ._transcription.progress import Progress
 from ._units import format_duration, format_size
 
@@ -49,6 +50,69 @@ class ProgressDisplay:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+class BatchDisplay:
+    """Shows the progress of a batch while its `with` block runs: a bar for the whole and one for each running job.
+
+    Args:
+        total: how many sources there are; None if nobody knows.
+    """
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._bar: Bar | None = None
+        self._whole: TaskID | None = None
+        self._running: dict[int, TaskID] = {}
+        self._next_line = time.monotonic() + _LINE_EVERY_SECONDS
+
+    def __enter__(self) -> "BatchDisplay":
+        if sys.stderr.isatty():
+            self._bar = _new_bar()
+            self._whole = self._bar.add_task("all", total=self._total, doing="", figures="")
+            self._bar.start()
+        return self
+
+    def __call__(self, progress: BatchProgress) -> None:
+        if self._bar is not None and self._whole is not None:
+            self._show(self._bar, self._whole, progress)
+        elif time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + _LINE_EVERY_SECONDS
+            print(_batch_figures(progress, self._total), file=sys.stderr)
+
+    def _show(self, bar: "Bar", whole: "TaskID", progress: BatchProgress) -> None:
+        ended = progress.done + progress.failed
+        bar.update(whole, completed=ended, figures=_batch_figures(progress, self._total))
+        now = {each.index: each for each in progress.running}
+        for index in self._running.keys() - now.keys():
+            bar.remove_task(self._running.pop(index))
+        for index, each in now.items():
+            if index not in self._running:
+                self._running[index] = bar.add_task(each.name, total=None, doing="", figures="")
+            bar.update(
+                self._running[index],
+                total=each.progress.total,
+                completed=each.progress.done,
+                doing=_VERBS[each.progress.phase],
+                figures=_figures(each.progress),
+            )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _batch_figures(progress: BatchProgress, total: int | None) -> str:
+    of = f" of {total}" if total is not None else ""
+    parts = [f"{progress.done + progress.failed}{of} done", f"{progress.failed} failed"]
+    if progress.sources_per_second:
+        parts.append(f"{progress.sources_per_second * 3600:.0f} an hour")
+        if total is not None:
+            left_seconds = max(0, total - progress.done - progress.failed) / progress.sources_per_second
+            parts.append(f"{format_duration(left_seconds)} left")
+    return ", ".join(parts)
 
 
 def _new_bar() -> "Bar":

@@ -30,10 +30,10 @@ def _found(name: str, point: EntryPoint) -> tuple[str | None, Capabilities | Non
         try:
             return None, resolve(name, None).capabilities
         except TranscriberError as error:
-            what = str(error)
+            what = " ".join(str(error).split())
     try:
         capabilities = getattr(point.load(), "capabilities", None)
-    except Exception:  # which is what `what` says already
+    except (Exception, SystemExit):  # which is what `what` says already
         return what, None
     return what, capabilities if isinstance(capabilities, Capabilities) else None
 

@@ -35,6 +35,7 @@ The message is for people; the figures are attributes for programs. URLs appear 
 credentials. Every error survives pickling, so it can cross processes.
 """
 
+from math import inf, isfinite
 from typing import Any
 
 __all__ = [
@@ -245,10 +246,37 @@ class TranscriberFailedError(TranscriberError):
 class TranscriberUnavailableError(TranscriberError):
     """Raised by engines: busy, limited in rate, or out of reach. The chunk is tried again.
 
-    `retry_after_seconds` is what the engine asks for, if it asks for anything.
+    `retry_after_seconds` is what the engine asks for, if it asks for anything. What is negative has passed: it is 0.
+
+    Raises:
+        TypeError: it is no number, such as the text of a header.
+        ValueError: it is no finite number.
     """
 
     retry_after_seconds: float | None = None
+
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None, **figures: Any) -> None:
+        super().__init__(message, retry_after_seconds=checked_wait_seconds(retry_after_seconds), **figures)
+
+
+def checked_wait_seconds(value: object) -> float | None:
+    """`retry_after_seconds` as it can be waited, whatever an engine has put there.
+
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is no finite number.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, int | float):
+        raise TypeError(f"retry_after_seconds must be a number of seconds or None, got {value!r}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = inf
+    if not isfinite(seconds):
+        raise ValueError(f"retry_after_seconds must be a finite number of seconds or None, got {seconds}")
+    return max(0.0, seconds)
 
 
 class TranscriberQuotaError(TranscriberError):

@@ -6,16 +6,11 @@ check of `doctor`) failed; 2, the command line is wrong, or an engine or setting
 
 import argparse
 import os
-import secrets
-import shutil
 import signal
 import sys
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TextIO
-from urllib.parse import urlsplit
 
 import anyio
 
@@ -25,9 +20,9 @@ from ._download.downloader import SafeDownloader
 from ._download.policy import UrlPolicy
 from ._errors import MemsafeError, TranscriberError
 from ._memory.guard import MemoryGuard, default_guard
+from ._outputs import one_line, opened_output, say, source_of, stem_of
 from ._transcription.chunked import ChunkedTranscriber
 from ._transcription.formats import format_segments
-from ._transcription.sources import Source
 from ._units import format_duration, format_size, parse_size
 from ._version import __version__
 
@@ -45,17 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(options.run(options))
     except (_UsageError, TranscriberError, ValueError) as error:
-        _say(_one_line(error))
+        say(one_line(error))
         return 2
     except _InterruptedError as error:
-        _say("interrupted; nothing is left behind")
+        say("interrupted; nothing is left behind")
         return 128 + error.number
     except BrokenPipeError:
         # Whoever read our output has gone. Python would complain again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (MemsafeError, OSError) as error:
-        _say(_one_line(error))
+        say(one_line(error))
         return 1
 
 
@@ -75,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
     transcribe.set_defaults(run=lambda options: _run(_transcribe, options))
 
+    _add_batch(commands)
+
     plan = commands.add_parser("plan", help="say what a transcription would take, before anything is decoded")
     plan.add_argument("source", metavar="SOURCE", help="an http(s) URL, or a file")
     plan.add_argument("--engine", metavar="NAME", default=_DEFAULT_ENGINE, help="default: %(default)s")
@@ -89,6 +86,38 @@ def _parser() -> argparse.ArgumentParser:
     engines = commands.add_parser("engines", help="which engines are installed, what each needs, and its limits")
     engines.set_defaults(run=_run_engines)
     return parser
+
+
+def _add_batch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    batch = commands.add_parser(
+        "batch", help="transcribe what a list names, as many at once as memory allows; with a store, go on later"
+    )
+    batch.add_argument("list", metavar="LIST", help="a file with an http(s) URL or a file in each line; - is stdin")
+    batch.add_argument("--output-dir", metavar="DIR", type=Path, required=True, help="a folder that exists")
+    batch.add_argument("--store", metavar="PATH", type=Path, help="an SQLite file that remembers what is done")
+    batch.add_argument("--engine", metavar="NAME", default=_DEFAULT_ENGINE, help="default: %(default)s")
+    batch.add_argument("--language", metavar="CODE", help='such as "en"; default: the engine finds out')
+    batch.add_argument("--format", choices=("txt", "srt", "vtt", "json"), default="txt", help="default: txt")
+    batch.add_argument("--max-batch-size", metavar="N", type=int, default=5, help="default: %(default)s")
+    batch.add_argument("--retry-failed", action="store_true", help="try again what was given up in an earlier run")
+    batch.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
+    batch.set_defaults(run=_run_batch)
+
+    cleanup = commands.add_parser("cleanup", help="remove from a store what nobody needs any more")
+    cleanup.add_argument("--store", metavar="PATH", type=Path, required=True, help="the SQLite file")
+    cleanup.set_defaults(run=_run_cleanup)
+
+
+def _run_batch(options: argparse.Namespace) -> int:
+    from ._batch import run
+
+    return _run(run, options)
+
+
+def _run_cleanup(options: argparse.Namespace) -> int:
+    from ._batch import clean
+
+    return _run(clean, options)
 
 
 def _run_demo(_: argparse.Namespace) -> int:
@@ -123,7 +152,7 @@ async def _plan(options: argparse.Namespace) -> int:
     transcriber = ChunkedTranscriber(
         options.engine, admission=admission, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS
     )
-    plan = await transcriber.plan(_source(options.source))
+    plan = await transcriber.plan(source_of(options.source))
     least, most = map(format_size, plan.bounds)
     print(f"peak      {format_size(plan.peak_bytes)}" + (f", at most {most}" if most != least else ""))
     print(f"chunks    {plan.chunk_seconds:g} s, {plan.concurrency} at once")
@@ -131,7 +160,7 @@ async def _plan(options: argparse.Namespace) -> int:
     print(f"why       {plan.why}")
     room = guard.room()
     if plan.peak_bytes > room.largest_need_bytes:
-        _say(
+        say(
             f"{options.source} does not fit: the largest job under this limit "
             f"({format_size(room.largest_need_limit.limit_bytes)}) may take {format_size(room.largest_need_bytes)}"
         )
@@ -148,13 +177,13 @@ async def _transcribe(options: argparse.Namespace) -> int:
     ) as transcriber:
         for source, target in zip(options.sources, targets, strict=True):
             try:
-                with _opened_output(target) as output:
+                with opened_output(target) as output:
                     await _transcribe_one(transcriber, source, options, output)
             except BrokenPipeError:
                 raise
             except (MemsafeError, OSError, ValueError) as error:
                 failed += 1
-                _say(_one_line(error))
+                say(one_line(error))
     return 1 if failed else 0
 
 
@@ -162,21 +191,13 @@ async def _transcribe_one(
     transcriber: ChunkedTranscriber, source: str, options: argparse.Namespace, output: TextIO
 ) -> None:
     with ProgressDisplay(source) as display:
-        async with transcriber.stream(_source(source), language=options.language, on_progress=display) as stream:
+        async with transcriber.stream(source_of(source), language=options.language, on_progress=display) as stream:
             async for piece in format_segments(stream, options.format):
                 output.write(piece)
                 output.flush()
     if stream.gaps:
         first = stream.gaps[0]
-        _say(f"{source}: {len(stream.gaps)} damaged places, the first at {first.start_seconds:.1f} s: {first.reason}")
-
-
-def _source(text: str) -> Source:
-    if "://" not in text:
-        return Path(text)
-    if urlsplit(text).scheme.lower() not in ("http", "https"):
-        raise ValueError(f"{text}: only http and https URLs, and files, can be transcribed")
-    return text
+        say(f"{source}: {len(stream.gaps)} damaged places, the first at {first.start_seconds:.1f} s: {first.reason}")
 
 
 def _targets(options: argparse.Namespace) -> list[Path | None]:
@@ -194,56 +215,11 @@ def _targets(options: argparse.Namespace) -> list[Path | None]:
         return [output]
     if not output.is_dir():
         raise _UsageError(f"--output {output}: with several sources this must be a folder that exists")
-    names = [_stem(source) for source in sources]
+    names = [stem_of(source) for source in sources]
     targets = [output / f"{name}.{suffix}" for name in names]
     if len(set(targets)) < len(targets):
         raise _UsageError("two of the sources have the same name: transcribe them one at a time")
     return list(targets)
-
-
-def _stem(source: str) -> str:
-    path = urlsplit(source).path if "://" in source else source
-    return PurePosixPath(path).stem or "transcript"
-
-
-@contextmanager
-def _opened_output(target: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a draft without a name that becomes `target` only when all went well.
-
-    Only while the finished draft is copied, for milliseconds, does it have a name of its own.
-    """
-    if target is None:
-        yield sys.stdout
-        return
-    target = target.resolve()
-    if target.exists() and not target.is_file():  # a FIFO or a device is written to, not replaced
-        with target.open("w", encoding="utf-8") as file:
-            yield file
-        return
-    with tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent) as draft:
-        yield draft
-        draft.seek(0)
-        new = target.with_name(f".{secrets.token_hex(8)}.part")
-        with new.open("x", encoding="utf-8") as file:
-            try:
-                shutil.copyfileobj(draft, file)
-                if target.exists():
-                    shutil.copymode(target, new)
-                new.replace(target)
-            except BaseException:
-                new.unlink()
-                raise
-
-
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
-
-
-def _say(message: str) -> None:
-    line = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in message)
-    print(f"memsafe-transcribe: {line}", file=sys.stderr)
 
 
 class _InterruptedError(Exception):

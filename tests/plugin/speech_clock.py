@@ -10,7 +10,7 @@ WORDS_PER_SECOND = 150 / 60
 class SpeechClock:
     """Says one word for each 0.4 s of audio, in the chunk that has its middle: its number in the whole file."""
 
-    capabilities = mt.Capabilities(max_chunk_seconds=300, timestamps="word")
+    capabilities = mt.Capabilities(max_chunk_seconds=300, timestamps="word", cache_key="speech-clock 1")
 
     async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
         start, end = chunk.start_seconds, chunk.start_seconds + chunk.duration_seconds

@@ -1,4 +1,4 @@
-"""What chunks in flight add to a process of its own: `python -m tests.support.gemini_child CLASS URL SECONDS COUNT`."""
+"""What chunks in flight add to a process of its own: `gemini_child ENGINE URL SECONDS COUNT OPTIONS`."""
 
 import gc
 import json
@@ -18,10 +18,10 @@ def status_bytes(name: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def main(name: str, url: str, seconds: str, count: str) -> None:
+def main(name: str, url: str, seconds: str, count: str, options: str) -> None:
     """Print what import and first use added, and then at the peak, chunks included, so many calls at once."""
     idle_bytes = status_bytes("RssAnon")
-    engine: Any = ENGINES[name](MODEL, api_key=KEY, base_url=url, timeout_seconds=30)
+    engine: Any = ENGINES[name](MODEL, api_key=KEY, base_url=url, timeout_seconds=30, **json.loads(options))
     engine.transcribe(chunk_of(1.0), mt.ChunkContext())
     gc.collect()
     resident_bytes = status_bytes("RssAnon") - idle_bytes

@@ -3,11 +3,12 @@
 import ctypes
 import os
 import select
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_IN_OPEN = 0x20
+_IN_OPEN, _IN_MOVED_TO, _IN_CREATE = 0x20, 0x80, 0x100
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -36,5 +37,34 @@ def watch_opens(path: Path) -> Iterator[OpenWatch]:
     try:
         assert _libc.inotify_add_watch(fd, os.fsencode(path), _IN_OPEN) >= 0, os.strerror(ctypes.get_errno())
         yield OpenWatch(fd)
+    finally:
+        os.close(fd)
+
+
+class NameWatch:
+    """Waits for files to appear in a folder."""
+
+    def __init__(self, folder: Path, fd: int) -> None:
+        self._folder = folder
+        self._fd = fd
+
+    def wait_for(self, name: str, seconds: float) -> None:
+        """Block until there is a file of this name."""
+        give_up_at = time.monotonic() + seconds
+        while not (self._folder / name).exists():
+            left = give_up_at - time.monotonic()
+            assert left > 0, f"no {name} within {seconds:g} s; there are {os.listdir(self._folder)}"
+            select.select([self._fd], [], [], left)
+            with suppress(BlockingIOError):
+                os.read(self._fd, 4096)
+
+
+@contextmanager
+def watch_names(folder: Path) -> Iterator[NameWatch]:
+    """Let the kernel note each name that appears in `folder`."""
+    fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        assert _libc.inotify_add_watch(fd, os.fsencode(folder), _IN_CREATE | _IN_MOVED_TO) >= 0
+        yield NameWatch(folder, fd)
     finally:
         os.close(fd)

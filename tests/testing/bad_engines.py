@@ -65,12 +65,6 @@ class OneByOne(GoodSync):
     capabilities = mt.Capabilities(concurrency=2)
 
 
-class ListedWrongly(Good):
-    """A string where a tuple of codes is meant."""
-
-    capabilities = mt.Capabilities(languages="en")  # type: ignore[arg-type]
-
-
 class TooShort(Good):
     """Takes no short chunks, and does not say so."""
 

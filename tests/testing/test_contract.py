@@ -6,8 +6,10 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import pytest
 
+import memsafe_transcribe as mt
 from memsafe_transcribe._audio.encoding import wav
 from memsafe_transcribe.testing import FakeEngine, TranscriberContract, _bench, _footprint, _running, _sounds
 
@@ -19,7 +21,6 @@ CHECKS = sorted(name for name in dir(TranscriberContract) if name.startswith("te
 BREAKS = {
     bad_engines.Changes: "test_capabilities_are_sane_and_stable",
     bad_engines.OneByOne: "test_capabilities_are_sane_and_stable",
-    bad_engines.ListedWrongly: "test_capabilities_are_sane_and_stable",
     bad_engines.TooShort: "test_takes_the_longest_and_the_shortest_chunk",
     bad_engines.NoPrompt: "test_accepts_every_context",
     bad_engines.Hallucinates: "test_silence_is_no_text",
@@ -60,7 +61,7 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         bad_engines.undo.pop(0)()
 
 
-def failures(make_engine: Any, checks: list[str] = CHECKS) -> dict[str, str]:
+def failures(make_engine: Any, checks: list[str] = CHECKS, says: bytes | None = None) -> dict[str, str]:
     """Which checks fail for an engine, as "name[backend]", and what they say."""
 
     class Contract(TranscriberContract):
@@ -70,7 +71,7 @@ def failures(make_engine: Any, checks: list[str] = CHECKS) -> dict[str, str]:
             return make_engine()
 
         def speech(self) -> bytes:
-            return _sounds.chunk_of(_sounds.babble(3 * 16_000)).data
+            return _sounds.chunk_of(_sounds.babble(3 * 16_000)).data if says is None else says
 
     failed = {}
     for name in checks:
@@ -136,6 +137,82 @@ def test_an_engine_that_cancelling_breaks_is_found() -> None:
     assert len(failed) == 2
 
 
+def test_a_concurrency_that_was_not_seen_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that answers at once, or does not look at the audio, cannot be watched; the reason says what to do."""
+
+    class Contract(TranscriberContract):
+        def make_engine(self) -> Any:
+            return bad_engines.Good()
+
+    with pytest.raises(pytest.skip.Exception, match=r"^a call took \S+ s: .*let your test server wait 0\.3 s"):
+        Contract().test_declared_concurrency_is_real("asyncio")
+    monkeypatch.setattr(_running, "_TELLING_SECONDS", 0.0)
+    monkeypatch.setattr(Contract, "make_engine", lambda self: FakeEngine(capabilities=bad_engines.Good.capabilities))
+    with pytest.raises(pytest.skip.Exception, match=r"^no call looked at chunk\.data"):
+        Contract().test_declared_concurrency_is_real("asyncio")
+
+
+def test_a_concurrency_that_is_seen_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls that wait for each other can only be side by side."""
+    monkeypatch.setattr(_running, "_TELLING_SECONDS", 0.0)
+
+    class Meets(bad_engines.Good):
+        calls = 0
+
+        async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+            assert chunk.data
+            self.calls += 1
+            if self.calls > 2 and self.calls % 2:
+                self.met = anyio.Event()
+                await self.met.wait()
+            elif self.calls > 2:
+                self.met.set()
+            return mt.ChunkResult()
+
+    class Contract(TranscriberContract):
+        def make_engine(self) -> Any:
+            return Meets()
+
+    Contract().test_declared_concurrency_is_real("trio")
+
+
+def test_what_counts_as_the_engines_memory_is_said() -> None:
+    """Its author's own test server does, where it runs in the same process."""
+    (message,) = failures(bad_engines.Greedy, ["test_a_call_takes_the_memory_that_is_declared"]).values()
+    assert "a test server in this process counts" in message
+
+
+@pytest.mark.parametrize("error", [mt.TranscriberUnavailableError("busy"), ConnectionRefusedError("refused")])
+def test_a_service_that_is_not_there_is_asked_after(error: Exception) -> None:
+    """It is mostly the test server that was not started."""
+
+    def engine(chunk: mt.AudioChunk) -> str:
+        raise error
+
+    (message,) = failures(lambda: engine, ["test_silence_is_no_text"]).values()
+    assert "Is the test server running that it speaks to?" in message
+    (message,) = failures(lambda: lambda chunk: 1 / 0, ["test_silence_is_no_text"]).values()
+    assert "server" not in message
+
+
+@pytest.mark.parametrize("is_set_later", [False, True])
+def test_a_wait_that_is_no_number_fails(is_set_later: bool) -> None:
+    """Made with a header's text, or given it later: for damaged chunks, which a service refuses."""
+
+    def engine(chunk: mt.AudioChunk) -> str:
+        if chunk.data.startswith(b"RIFF") and len(chunk.data) > 50:
+            return ""
+        wait: Any = "7"
+        if not is_set_later:
+            raise mt.TranscriberUnavailableError("busy", retry_after_seconds=wait)
+        error = mt.TranscriberUnavailableError("busy")
+        error.retry_after_seconds = wait
+        raise error
+
+    (message,) = failures(lambda: engine, ["test_raises_only_exceptions"]).values()
+    assert "retry_after_seconds must be a number of seconds or None, got '7'" in message
+
+
 def test_an_engine_that_never_returns_is_given_up() -> None:
     """Its thread cannot be ended, so the check does not wait for it."""
     ended = threading.Event()
@@ -171,6 +248,14 @@ def test_a_class_without_make_engine_says_what_it_needs() -> None:
     """It is the one thing that has to be there."""
     with pytest.raises(NotImplementedError, match="make_engine"):
         TranscriberContract().test_silence_is_no_text()
+
+
+@pytest.mark.parametrize("says", [b"ID3", wav([bytes(8)], 8_000), "hello.wav"], ids=["MP3", "8 kHz", "a path"])
+def test_speech_of_another_kind_is_said_once(says: Any) -> None:
+    """By the check that is about it; the others do without."""
+    failed = failures(bad_engines.Good, [name for name in CHECKS if "memory" not in name], says)
+    assert list(failed) == ["test_speech_is_heard[None]"]
+    assert "speech() " in failed["test_speech_is_heard[None]"]
 
 
 def test_speech_has_to_be_a_wav_file_of_our_kind() -> None:

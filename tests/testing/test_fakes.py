@@ -2,6 +2,7 @@
 
 import io
 import socket
+from http.client import HTTPConnection
 from typing import Any
 
 import anyio
@@ -144,6 +145,17 @@ def test_a_server_has_the_manners_it_is_told(reply: Any, expected: Any) -> None:
             with pytest.raises(expected):
                 fetched(server, "/it")
         assert {request.target for request in server.requests} <= {"/it", "/good"}
+
+
+def test_a_server_takes_what_is_posted_before_it_answers() -> None:
+    """However large it is: to hang up on a client that still sends would be its error, in place of the answer."""
+    with BadServer({"/it": Reply(b"no", status="413 Too Large")}) as server:
+        client = HTTPConnection(server.url("").removeprefix("http://"))
+        client.request("POST", "/it", body=bytes(16 << 20))
+        with client.getresponse() as response:
+            assert (response.status, response.read()) == (413, b"no")
+        client.close()
+        assert [request.method for request in server.requests] == ["POST"]
 
 
 def test_a_server_keeps_requests_and_hangs_up_at_its_end() -> None:

@@ -9,12 +9,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..support.gemini_server import PATH as GEMINI_PATH, audio_in, says as gemini_says
-from ..support.server import Exchange, Server
+from ..support.gemini_server import PATH as GEMINI_PATH, FileService, audio_in, says as gemini_says
+from ..support.server import Exchange, Handler, Server
 from .openai_server import PATH as OPENAI_PATH, says as openai_says
 
 
@@ -22,12 +23,18 @@ def _heard(data: bytes) -> list[tuple[str, float, float]]:
     """A sentence that only this audio has; nothing, where it is silent."""
     with wave.open(io.BytesIO(data)) as file:
         samples, seconds = file.readframes(file.getnframes()), file.getnframes() / 16_000
+    if seconds == 10.0:  # as long as a service takes: the contract cannot see calls side by side that end at once
+        time.sleep(0.3)
     name = hashlib.sha256(samples).hexdigest()[:8]
     return [(f"heard {name}", 0.0, seconds)] if any(samples) else []
 
 
-def _gemini(exchange: Exchange) -> None:
-    gemini_says(*_heard(audio_in(exchange)))(exchange)
+def _gemini(files: FileService) -> Handler:
+    def answer(exchange: Exchange) -> None:
+        data = files.audio_in(exchange) if b"fileData" in exchange.body else audio_in(exchange)
+        gemini_says(*_heard(data))(exchange)
+
+    return answer
 
 
 def _openai(exchange: Exchange) -> None:
@@ -55,7 +62,7 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     with Server() as server:
-        server.routes[GEMINI_PATH] = _gemini
+        server.routes[GEMINI_PATH] = _gemini(FileService(server))
         server.routes[OPENAI_PATH] = _openai
         sys.stdout.write(server.url("") + "\n")
         sys.stdout.flush()

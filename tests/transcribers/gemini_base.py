@@ -16,6 +16,8 @@ from ..support.gemini_server import (
     ENGINES,
     KEY,
     MODEL,
+    PATH,
+    audio_in,
     chunk_of,
     refuses,
     retry_info,
@@ -61,6 +63,7 @@ class GeminiBase:
     """Subclassed once for each engine."""
 
     name: ClassVar[str]
+    options: ClassVar[dict[str, Any]] = {}
     most_copies: ClassVar[float]  # of a chunk of 60 s, itself included
 
     @pytest.fixture(autouse=True)
@@ -77,7 +80,23 @@ class GeminiBase:
         anyio.run(engine.aclose)
 
     def make(self, server: Server, **options: Any) -> Any:
-        return ENGINES[self.name](**{"model": MODEL, "api_key": KEY, "base_url": server.url(""), **options})
+        return ENGINES[self.name](**self.options_for(server, **options))
+
+    def options_for(self, server: Server, **options: Any) -> dict[str, Any]:
+        """With what is wanted besides."""
+        return {"model": MODEL, "api_key": KEY, "base_url": server.url(""), **self.options, **options}
+
+    def asked(self, server: Server) -> list[Exchange]:
+        """The requests in which something was asked about audio."""
+        return [request for request in server.requests if request.path == PATH]
+
+    def audio_in(self, exchange: Exchange) -> bytes:
+        """The WAV file that was asked about."""
+        return audio_in(exchange)
+
+    def secrets(self) -> list[str]:
+        """What nobody may see, besides the key."""
+        return []
 
     def transcribe(self, run: Run, server: Server, source: Path, on_error: Any = "raise", **options: Any) -> Any:
         """A whole job by an engine of its own, in chunks of about ten seconds."""
@@ -87,7 +106,7 @@ class GeminiBase:
             admission = mt.AdmissionController(scope="process")
             async with mt.ChunkedTranscriber(
                 f"{kind.__module__}:{kind.__qualname__}",
-                engine_options={"model": MODEL, "api_key": KEY, "base_url": server.url(""), **options},
+                engine_options=self.options_for(server, **options),
                 admission=admission,
                 chunk_seconds=10,
                 on_error=on_error,

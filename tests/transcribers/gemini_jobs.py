@@ -19,9 +19,7 @@ from ..conftest import Run
 from ..support.gemini_server import (
     ENGINES,
     KEY,
-    MODEL,
     PATH,
-    audio_in,
     candidate,
     question_in,
     quota_failure,
@@ -43,11 +41,11 @@ class JobCases(GeminiBase):
         transcript = self.transcribe(run, server, source)
         assert (transcript.text, transcript.status, transcript.language) == ("It was brillig.", "complete", "en")
         assert [segment.trusted for segment in transcript.segments] == [False]
-        (request,) = server.requests
+        (request,) = self.asked(server)
         assert (request.method, request.headers["x-goog-api-key"]) == ("POST", KEY)
         assert KEY not in request.path + request.query
-        assert audio_in(request)[:4] == b"RIFF"
-        assert len(audio_in(request)) == 44 + 8 * 32_000
+        assert self.audio_in(request)[:4] == b"RIFF"
+        assert len(self.audio_in(request)) == 44 + 8 * 32_000
         assert "8.0 seconds" in question_in(request)
         assert "code en" in question_in(request)
         assert "Jabberwock" in question_in(request)
@@ -67,14 +65,14 @@ class JobCases(GeminiBase):
         """By the library."""
         server.routes[PATH] = in_turn(SOON, html("502 Bad Gateway"), reset, html("200 OK"), says(("Yes.", 0, 1)))
         transcript = self.transcribe(run, server, write_wav(tmp_path / "tone.wav", tone_samples(5.0)))
-        assert (transcript.text, len(server.requests)) == ("Yes.", 5)
+        assert (transcript.text, len(self.asked(server))) == ("Yes.", 5)
 
     def test_an_answer_that_was_cut_off_is_asked_for_in_halves(self, run: Run, server: Server, tmp_path: Path) -> None:
         """The audio of both is all of it."""
         server.routes[PATH] = in_turn(candidate("{", "MAX_TOKENS"), says(("One.", 0, 1)), says(("Two.", 2, 3)))
         transcript = self.transcribe(run, server, write_wav(tmp_path / "tone.wav", tone_samples(8.0)))
         assert transcript.text == "One. Two."
-        whole, *halves = (len(audio_in(request)) - 44 for request in server.requests)
+        whole, *halves = (len(self.audio_in(request)) - 44 for request in self.asked(server))
         assert len(halves) == 2
         assert all(half < whole for half in halves)
         assert sum(halves) >= whole
@@ -85,7 +83,7 @@ class JobCases(GeminiBase):
         server.routes[PATH] = in_turn(says(("One.", 0, 1)), quota)
         source = write_wav(tmp_path / "tone.wav", tone_samples(40.0))
         transcript = self.transcribe(run, server, source, on_error="mark", concurrency=1)
-        assert (transcript.text, transcript.status, len(server.requests)) == ("One.", "partial", 2)
+        assert (transcript.text, transcript.status, len(self.asked(server))) == ("One.", "partial", 2)
         assert "used up" in transcript.gaps[0].reason
 
     def test_a_chunk_that_is_refused_is_a_gap(self, run: Run, server: Server, tmp_path: Path) -> None:
@@ -109,7 +107,7 @@ class JobCases(GeminiBase):
         kind = ENGINES[self.name]
 
         async def main() -> None:
-            options = {"model": MODEL, "api_key": KEY, "base_url": server.url(""), "timeout_seconds": 30}
+            options = self.options_for(server, timeout_seconds=30)
             async with mt.ChunkedTranscriber(
                 f"{kind.__module__}:{kind.__qualname__}",
                 engine_options=options,
@@ -123,7 +121,7 @@ class JobCases(GeminiBase):
             assert tasks.cancel_scope.cancelled_caught
 
         run(main)
-        assert len(server.requests) == 1
+        assert len(self.asked(server)) == 1
 
     def test_two_chunks_at_once(self, run: Run, server: Server, tmp_path: Path) -> None:
         """As `concurrency` says; each is answered only when both have come."""
@@ -136,7 +134,7 @@ class JobCases(GeminiBase):
         server.routes[PATH] = answer
         source = write_wav(tmp_path / "tone.wav", tone_samples(18.0))
         assert self.transcribe(run, server, source, concurrency=2).status == "complete"
-        assert len(server.requests) == 2
+        assert len(self.asked(server)) == 2
 
     def test_the_key_is_nowhere(
         self, run: Run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
@@ -184,7 +182,8 @@ class JobCases(GeminiBase):
         shown += ["".join(traceback.format_exception(each)) for each in (*failures, job.value, made.value)]
         shown += [repr(pickle.dumps(each)) for each in (*failures, job.value)]
         shown += [lines.getvalue(), repr(environments), *capfd.readouterr()]
-        assert [each for each in shown if KEY in each or KEY[:16] in each] == []
+        secrets = [KEY, KEY[:16], *self.secrets()]
+        assert [each for each in shown if any(secret in each for secret in secrets)] == []
         assert "[key]" in str(failures[0])
 
 

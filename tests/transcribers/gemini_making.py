@@ -46,16 +46,29 @@ class MakingCases(GeminiBase):
     @pytest.mark.parametrize(("seconds", "count"), [(60.0, 1), (60.0, 2), (5.0, 1)])
     def test_memory_of_chunks_in_flight(self, server: Server, seconds: float, count: int) -> None:
         """Within what is declared, the chunks included; a chunk of 60 s adds at most so many times its size."""
-        server.routes[PATH] = says(("Yes.", 0, 1))
-        arguments = ["-m", "tests.support.gemini_child", self.name, server.url(""), str(seconds), str(count)]
-        child = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
-        figures = json.loads(child.stdout)
+        figures = self.memory_figures(server, seconds, count)
         assert figures["encoded_bytes"] == count * (44 + 32_000 * seconds)
         assert figures["added_bytes"] <= figures["declared_bytes"]
         assert figures["resident_bytes"] <= figures["declared_resident_bytes"]
         if (seconds, count) == (60.0, 1):
             assert figures["added_bytes"] <= self.most_copies * figures["encoded_bytes"]
             assert figures["declared_bytes"] <= self.most_copies * figures["encoded_bytes"]
+
+    def memory_figures(self, server: Server, seconds: float, count: int) -> dict[str, int]:
+        """Of so many chunks of this length in flight at once, in a process of their own."""
+        server.routes[PATH] = says(("Yes.", 0, 1))
+        arguments = [
+            "-m",
+            "tests.support.gemini_child",
+            self.name,
+            server.url(""),
+            str(seconds),
+            str(count),
+            json.dumps(self.options),
+        ]
+        child = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=True)
+        figures: dict[str, int] = json.loads(child.stdout)
+        return figures
 
     def test_limits_are_the_service_s(self, server: Server) -> None:
         """A request with the longest chunk has less than 20 MB, its question included."""
@@ -68,9 +81,10 @@ class MakingCases(GeminiBase):
         assert 19_800_000 < len(server.requests[0].body) < 20_000_000
 
     def test_what_answers_depend_on(self, server: Server) -> None:
-        """The model and the question, not the SDK, the key or how often it is asked."""
+        """The model and the question, not the SDK, the key, how often it is asked, or how the audio is sent."""
         keys = [each(MODEL, api_key=KEY).capabilities.cache_key for each in ENGINES.values()]
-        keys.append(ENGINES[self.name](f"models/{MODEL}", api_key="other", concurrency=4).capabilities.cache_key)
+        other = ENGINES[self.name](f"models/{MODEL}", api_key="other", concurrency=4, **self.options)
+        keys.append(other.capabilities.cache_key)
         assert len(set(keys)) == 1
         assert ENGINES[self.name]("another", api_key=KEY).capabilities.cache_key not in keys
         assert self.make(server).capabilities.cache_key not in keys
@@ -111,7 +125,7 @@ class MakingCases(GeminiBase):
         for engine in engines:
             engine.transcribe(chunk_of(0.1), mt.ChunkContext())
             anyio.run(engine.aclose)
-        assert [request.headers["x-goog-api-key"] for request in server.requests] == ["second", "first", "given"]
+        assert [request.headers["x-goog-api-key"] for request in self.asked(server)] == ["second", "first", "given"]
 
     @pytest.mark.parametrize("sdk", ["not_there", "not_there.at_all"])
     def test_without_its_sdk(self, server: Server, monkeypatch: pytest.MonkeyPatch, sdk: str) -> None:

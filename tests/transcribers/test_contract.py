@@ -89,6 +89,15 @@ class TestGoogleGenai(_Remote):
         return GoogleGenaiTranscriber(model=MODEL, api_key=KEY, base_url=self.url)
 
 
+class TestGoogleGenaiFile(_Remote):
+    """By google-genai, each chunk as a file."""
+
+    __test__ = True
+
+    def make_engine(self) -> GoogleGenaiTranscriber:
+        return GoogleGenaiTranscriber(model=MODEL, api_key=KEY, base_url=self.url, upload="file")
+
+
 class TestOpenAI(_Remote):
     """Whisper by the API."""
 

@@ -142,6 +142,8 @@ def test_no_key_and_no_page_of_text_in_a_message() -> None:
     said = f"{key} a%2Fkey%2B1 AIzaSyA-0123456789_abcdefghijklmnopqrst {'x' * 5000}{key}"
     failure = redacted(mt.TranscriberUnavailableError(said, retry_after_seconds=5.0), key)
     assert str(failure).startswith("[key] [key] [key] xxx")
+    upload = mt.TranscriberError('at "https://h/upload?upload_id=s3cret&x=1" and http://h/a?b, no')
+    assert str(redacted(upload, key)) == 'at "https://h/upload" and http://h/a no'
     assert len(str(failure)) < 500
     assert isinstance(failure, mt.TranscriberUnavailableError)
     assert failure.retry_after_seconds == 5.0

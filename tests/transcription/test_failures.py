@@ -179,6 +179,38 @@ def test_an_engine_that_asks_for_more_time_than_there_is_is_given_up_at_once(
     assert engine.attempts[-1] == (1, 1)
 
 
+@pytest.mark.parametrize("wait", ["7", float("nan"), float("inf"), pytest.param(10**400, id="beyond all floats")])
+@pytest.mark.parametrize("is_set_later", [False, True])
+def test_a_wait_that_is_no_number_is_the_engines_failure(run: Run, tone: Path, wait: Any, is_set_later: bool) -> None:
+    """As a header's text is. It names engine and argument, whether the error was made with it or got it later."""
+
+    def busy(chunk: mt.AudioChunk, context: mt.ChunkContext) -> Exception:
+        if not is_set_later:
+            return mt.TranscriberUnavailableError("busy", retry_after_seconds=wait)
+        error = mt.TranscriberUnavailableError("busy")
+        error.retry_after_seconds = wait
+        return error
+
+    with pytest.raises(
+        mt.TranscriberFailedError, match=r"engine '.*Failing' failed .*retry_after_seconds must be a .*number"
+    ):
+        transcribe(run, Failing(busy), tone)
+    transcript = transcribe(run, Failing(busy), tone, "mark")
+    assert (transcript.status, transcript.text) == ("partial", "")
+
+
+def test_a_wait_until_a_time_that_has_passed_is_none(run: Run, tone: Path) -> None:
+    """A date in a header may be over by the time that it is read: the chunk is asked for again at once."""
+    busy = mt.TranscriberUnavailableError("busy", retry_after_seconds=-1.0)
+    later = mt.TranscriberUnavailableError("busy")
+    later.retry_after_seconds = -1.0
+    assert (busy.retry_after_seconds, mt.TranscriberUnavailableError("busy").retry_after_seconds) == (0.0, None)
+    answers: list[Exception | None] = [None, later, busy]
+    engine = Failing(lambda chunk, context: answers.pop() if chunk.index == 1 else None)
+    assert transcribe(run, engine, tone).status == "complete"
+    assert [attempt for index, attempt in engine.attempts if index == 1] == [1, 2, 3]
+
+
 def test_no_pause_is_longer_than_what_is_left(run: Run, tone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job ends while there is time to say why, and not by its deadline; pauses double until then."""
     pauses: list[float] = []

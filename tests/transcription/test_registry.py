@@ -1,15 +1,18 @@
 """Engines: by name from another distribution, as an object, as a plain function."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe import _doctor, _engines
 from memsafe_transcribe._transcription import registry
 
 from ..conftest import Run
@@ -134,6 +137,85 @@ class Works(SyncEngine):
     """A plugin without options."""
 
 
+class ExitsInMissing(Works):
+    """As an SDK may that finds no key."""
+
+    @staticmethod
+    def missing() -> str | None:
+        sys.exit("no\nkey")
+
+
+class NotCallable(Works):
+    """Text in place of a method."""
+
+    missing = "a key"
+
+
+class NeedsSelf(Works):
+    """No static method."""
+
+    def missing(self) -> str | None:
+        return None
+
+
+class AnswersFalse(Works):
+    """Neither what is missing, nor None."""
+
+    @staticmethod
+    def missing() -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("engine", "line"),
+    [
+        (ExitsInMissing, "its missing() raised SystemExit: no key"),
+        (NotCallable, "its missing() raised TypeError: 'str' object is not callable"),
+        (NeedsSelf, "its missing() raised TypeError: NeedsSelf.missing() missing 1 required "
+         "positional argument: 'self'"),
+        (AnswersFalse, "its missing() answered False, which is neither text nor None"),
+    ],
+)  # fmt: skip
+def test_what_one_engine_cannot_say_is_a_line_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], engine: type[Works], line: str
+) -> None:
+    """And `engines` and `doctor` go on to the next."""
+    points = {
+        name: EntryPoint(name, f"{each.__module__}:{each.__name__}", registry.ENTRY_POINT_GROUP)
+        for name, each in (("odd", engine), ("works", Works))
+    }
+    for module in (registry, _engines, _doctor):
+        monkeypatch.setattr(module, "installed", lambda: points)
+    anyio.run(_engines.run)
+    odd, limits, works, *_ = capsys.readouterr().out.splitlines()
+    assert odd == f"odd, of an unknown distribution: {line}"
+    assert limits.startswith("    chunks up to 2 s; ")
+    assert works == "works, of an unknown distribution: ready"
+    anyio.run(_doctor.run)
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"engine   odd: {line}", "engine   works: ready"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("tests.plugin.speech_clock", r"it names a module; write tests\.plugin\.speech_clock:Class"),
+        (f"{__name__}:WORDS", r"it leads to \['no', 'engine'\], which is no class, no function and no engine"),
+    ],
+)
+def test_an_entry_point_that_leads_to_no_engine_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: str, message: str
+) -> None:
+    """At once, and it is not called ready."""
+    point = EntryPoint("odd", value, registry.ENTRY_POINT_GROUP)
+    monkeypatch.setattr(registry, "installed", lambda: {"odd": point})
+    with pytest.raises(mt.TranscriberError, match=rf"engine 'odd' cannot be used: {message}"):
+        mt.ChunkedTranscriber("odd")
+    assert re.fullmatch(f"{message}.*", registry.missing(point) or "")
+
+
+WORDS = ["no", "engine"]
+
+
 def test_options_go_with_a_name_only() -> None:
     """An object is made already."""
     with pytest.raises(TypeError, match="engine_options go with an engine's name"):
@@ -176,6 +258,31 @@ def test_capabilities_that_cannot_work_are_refused() -> None:
         mt.Capabilities(formats=("flac",))
     with pytest.raises(ValueError, match="max_chunk_seconds must be more than 0"):
         mt.Capabilities(max_chunk_seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("timestamps", "words", "must be 'word', 'segment' or 'none', got 'words'"),
+        ("timestamps", None, "must be 'word', 'segment' or 'none', got None"),
+        ("max_chunk_seconds", "60", "must be int | float, got '60'"),
+        ("min_chunk_seconds", None, "must be int | float, got None"),
+        ("max_chunk_bytes", 1e6, "must be int | None, got 1000000.0"),
+        ("concurrency", 2.0, "must be int, got 2.0"),
+        ("resident_bytes", "1GiB", "must be int, got '1GiB'"),
+        ("call_bytes", 0.5, "must be int, got 0.5"),
+        ("call_bytes_per_second", None, "must be int | float, got None"),
+        ("cache_key", 3, "must be str | None, got 3"),
+        ("trusts_times", "no", "must be bool, got 'no'"),
+        ("languages", "en", "must be a tuple of codes such as ('en',), or None for any, got 'en'"),
+        ("languages", (), "must be a tuple of codes such as ('en',), or None for any, got ()"),
+        ("formats", "wav", "must be a tuple such as ('wav',), got 'wav'"),
+    ],
+)
+def test_capabilities_of_wrong_types_are_refused(name: str, value: Any, message: str) -> None:
+    """Each by its name, and not by whoever adds or compares it later."""
+    with pytest.raises((TypeError, ValueError), match=re.escape(f"{name} {message}")):
+        mt.Capabilities(**{name: value})
 
 
 def test_limits_in_bytes_and_of_length_hold_for_chunks(run: Run, tmp_path: Path) -> None:
@@ -225,8 +332,12 @@ def test_an_engine_may_be_named_by_its_module(run: Run, tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", tone_samples(1.0))
     transcript = run(mt.ChunkedTranscriber("tests.plugin.speech_clock:SpeechClock").transcribe, path)
     assert transcript.text == "word0 word1"
-    with pytest.raises(mt.TranscriberNotFoundError, match=r"engine 'no\.such:Engine' is installed, but cannot be"):
+    place = (
+        r"no engine 'no\.such:Engine' is installed, and as a place \(module:Class\) it cannot be imported: No module"
+    )
+    with pytest.raises(mt.TranscriberNotFoundError, match=place) as caught:
         mt.ChunkedTranscriber("no.such:Engine")
+    assert "pocketsphinx" in caught.value.available
 
 
 def test_two_engines_of_one_name_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
 """What a store no longer needs is removed: once, or again and again beside the host's own work."""
 
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -71,7 +70,7 @@ async def clean(
     Raises:
         StoreError: the database cannot be used. What was removed before is gone.
     """
-    now, size_before = time.time(), await run_to_its_end(lambda: _size_bytes(database.path))
+    now = time.time()
     finished_before, unfinished_before = now - ages.finished_seconds, now - ages.unfinished_seconds
     removed_batches = await batches.remove_old(finished_before, unfinished_before)
     for name, is_finished in removed_batches:
@@ -86,14 +85,13 @@ async def clean(
         )
     removed_urls = await failed_urls.remove_old(now - ages.failed_url_seconds)
     spool_files = await run_to_its_end(lambda: _reaped(spool_dir))
-    await database.settle()
-    size_after = await run_to_its_end(lambda: _size_bytes(database.path))
+    freed_bytes = await database.settle()
     done = Cleanup(
         batches=len(removed_batches),
         jobs=removed_jobs.finished + removed_jobs.unfinished,
         failed_urls=removed_urls,
         spool_files=spool_files,
-        freed_bytes=max(0, size_before - size_after),
+        freed_bytes=freed_bytes,
     )
     _LOG.info("cleanup: %s", done)
     return done
@@ -115,7 +113,3 @@ def _reaped(spool_dir: Path) -> int:
     except SpoolError as error:  # it is not the database's
         _LOG.warning("the cleanup leaves the spool alone: %s", error)
         return 0
-
-
-def _size_bytes(path: Path) -> int:
-    return sum(os.stat(each).st_size for each in (path, Path(f"{path}-wal")) if each.exists())

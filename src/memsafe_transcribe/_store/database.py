@@ -29,6 +29,7 @@ _LOG = logging.getLogger("memsafe_transcribe")
 _CLOSE_SECONDS = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CACHE_KIB = 1024
+_PAGES_AT_ONCE = 1000  # given back to the file system
 _RETRY_SECONDS = 0.01
 _REASONS = {
     sqlite3.SQLITE_BUSY: ("locked", "another process has held its lock for longer than busy_timeout_seconds"),
@@ -46,7 +47,7 @@ _locked_by_fork: "list[Database]" = []
 
 
 class Database:
-    """A SQLite file, in WAL mode, each commit on disk before it returns. Safe for several threads and processes.
+    """A SQLite file, in WAL mode: what is committed outlives the process. Safe for several threads and processes.
 
     Args:
         path: of the file, which is made if there is none, readable by its owner only.
@@ -59,12 +60,21 @@ class Database:
         self._lock = threading.Lock()  # never waited for on an event loop: a transaction may take its time
         self._users: set[object] = set()
         self._connection: sqlite3.Connection | None = None
+        self._has_wal = False
         with _forking:
             _databases.add(self)
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """`async with` this around whatever reads and writes.
+        """`async with` this around whatever reads and writes. Raises what `enter` does."""
+        user = await self.enter()
+        try:
+            yield
+        finally:
+            await self.leave(user)
+
+    async def enter(self) -> object:
+        """There is one more user, which is to be handed to `leave`.
 
         Raises:
             StoreError: it cannot be opened, or is of a later version.
@@ -72,10 +82,17 @@ class Database:
         user = object()
         self._users.add(user)
         try:
-            await self.read(lambda _: None)
-            yield
-        finally:
-            self._users.discard(user)
+            if self._connection is None:
+                await self.read(lambda _: None)
+        except BaseException:
+            await self.leave(user)
+            raise
+        return user
+
+    async def leave(self, user: object) -> None:
+        """There is one user less; after the last one, it is closed."""
+        self._users.discard(user)
+        if not self._users:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
 
@@ -87,24 +104,32 @@ class Database:
         """
         return await run_to_its_end(lambda: self._transaction(function, "BEGIN"), anyio.CapacityLimiter(1))
 
-    async def write(self, function: Callable[[sqlite3.Connection], T]) -> T:
+    async def write(self, function: Callable[[sqlite3.Connection], T], *, is_durable: bool = False) -> T:
         """Run a function in a transaction of its own, and commit it. It may wait for other processes.
+
+        Args:
+            function: what to run.
+            is_durable: it is on disk when this returns, with all that was committed before; else the machine's end (not
+                the process's) may still undo it, with all that was committed after.
 
         Raises:
             StoreError: nothing of it was done.
 
         Cancellation: once it has begun, it is waited for.
         """
-        return await run_to_its_end(lambda: self._transaction(function, "BEGIN IMMEDIATE"), anyio.CapacityLimiter(1))
+        return await run_to_its_end(
+            lambda: self._transaction(function, "BEGIN IMMEDIATE", is_durable), anyio.CapacityLimiter(1)
+        )
 
-    async def settle(self) -> None:
-        """Give the space of what was deleted back to the file system."""
-        await run_to_its_end(self._settle, anyio.CapacityLimiter(1))
+    async def settle(self) -> int:
+        """Give the space of what was deleted back to the file system; how many bytes."""
+        return await run_to_its_end(self._settle, anyio.CapacityLimiter(1))
 
-    def _transaction(self, function: Callable[[sqlite3.Connection], T], begin: str) -> T:
+    def _transaction(self, function: Callable[[sqlite3.Connection], T], begin: str, is_durable: bool = False) -> T:
         with self._lock:
             try:
                 connection = self._connected()
+                connection.execute(f"PRAGMA synchronous={'FULL' if is_durable or not self._has_wal else 'NORMAL'}")
                 connection.execute(begin)
                 try:
                     result = function(connection)
@@ -116,12 +141,18 @@ class Database:
             except sqlite3.Error as error:
                 raise self._store_error(error) from error
 
-    def _settle(self) -> None:
+    def _settle(self) -> int:
         with self._lock:
             try:
                 connection = self._connected()
-                connection.execute("PRAGMA incremental_vacuum").fetchall()
+                (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+                (free_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
+                for _ in range(-(-free_pages // _PAGES_AT_ONCE)):  # others may write in between
+                    # Not by execute: a row that has no columns ends it, and each page is one.
+                    connection.executescript(f"PRAGMA incremental_vacuum({_PAGES_AT_ONCE})")
+                (left_pages,) = connection.execute("PRAGMA freelist_count").fetchone()
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return max(0, int(free_pages) - int(left_pages)) * int(page_bytes)
             except sqlite3.Error as error:
                 raise self._store_error(error) from error
 
@@ -166,9 +197,9 @@ class Database:
         # Before the first table, or it has no effect.
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        if mode != "wal":
+        self._has_wal = mode == "wal"
+        if not self._has_wal:
             _LOG.warning("%s: its file system has no WAL, so that readers wait for writers (%s)", self.path, mode)
-        connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if self._version(connection) == VERSION:

@@ -14,6 +14,7 @@ from .database import Database
 from .locks import Lock, Locks
 
 _POLL_SECONDS = 0.1
+_REMOVED_AT_ONCE = 100  # in one transaction, for which others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Job:
                 (job_id, chunk.core_start, chunk.core_end, chunk.start, chunk.end, chunk.result),
             )
 
-        await self._database.write(keep)
+        await self._database.write(keep, is_durable=True)
         self.state = replace(self.state, plan=plan)
 
     async def finish(self, plan: ChunkPlan, total_samples: int, gaps: str) -> None:
@@ -205,20 +206,34 @@ class Jobs:
         """
         before = (unfinished_before, finished_before)
         removed, after = Removed(), 0
-        while (found := await self._database.read(partial(_next_old, after=after, before=before))) is not None:
-            after, key, is_finished = found
-            if await self._remove(key, before):
-                removed = removed.and_one(is_finished=is_finished)
+        while (page := await self._database.write(partial(self._remove_page, after=after, before=before))) is not None:
+            after, finished, unfinished = page
+            removed = Removed(removed.finished + finished, removed.unfinished + unfinished)
         return removed
 
-    async def _remove(self, key: bytes, before: tuple[float, float]) -> bool:
-        lock = self._locks.try_lock(_name(key))
-        if lock is None:
-            return False
-        try:
-            return await self._database.write(partial(_delete_old, key=key, before=before))
-        finally:
-            lock.release()
+    def _remove_page(
+        self, connection: sqlite3.Connection, after: int, before: tuple[float, float]
+    ) -> tuple[int, int, int] | None:
+        """Of the next old ones: the last id, and how many finished and unfinished ones were removed; None at the end.
+
+        Whoever takes such a job's lock looks at it in a transaction of its own before it relies on it. So the locks
+        need not be held beyond the deletion.
+        """
+        rows = connection.execute(
+            f"SELECT id, key, total_samples IS NOT NULL FROM jobs WHERE id > ? AND {_IS_OLD} ORDER BY id LIMIT ?",  # noqa: S608 - a constant
+            (after, *before, _REMOVED_AT_ONCE),
+        ).fetchall()
+        if not rows:
+            return None
+        removed = [0, 0]
+        for job_id, key, is_finished in rows:
+            if (lock := self._locks.try_lock(_name(key))) is not None:
+                try:
+                    connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+                    removed[not is_finished] += 1
+                finally:
+                    lock.release()
+        return rows[-1][0], removed[0], removed[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +242,6 @@ class Removed:
 
     finished: int = 0
     unfinished: int = 0
-
-    def and_one(self, *, is_finished: bool) -> "Removed":
-        return Removed(self.finished + is_finished, self.unfinished + (not is_finished))
 
 
 def _name(key: bytes) -> bytes:
@@ -266,18 +278,3 @@ _IS_OLD = (
     "active_at < CASE WHEN total_samples IS NULL THEN ? ELSE ? END"
     " AND NOT EXISTS (SELECT 1 FROM sources WHERE job_key = jobs.key)"
 )
-
-
-def _next_old(
-    connection: sqlite3.Connection, after: int, before: tuple[float, float]
-) -> tuple[int, bytes, bool] | None:
-    row = connection.execute(
-        f"SELECT id, key, total_samples IS NOT NULL FROM jobs WHERE id > ? AND {_IS_OLD} ORDER BY id LIMIT 1",  # noqa: S608 - a constant
-        (after, *before),
-    ).fetchone()
-    return None if row is None else (int(row[0]), bytes(row[1]), bool(row[2]))
-
-
-def _delete_old(connection: sqlite3.Connection, key: bytes, before: tuple[float, float]) -> bool:
-    """Unless it was used since it was found."""
-    return connection.execute(f"DELETE FROM jobs WHERE key = ? AND {_IS_OLD}", (key, *before)).rowcount > 0  # noqa: S608

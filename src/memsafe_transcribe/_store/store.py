@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -45,16 +45,16 @@ class JobStore:
             raise ValueError(f"busy_timeout_seconds must be at least 0, got {busy_timeout_seconds}")
         self.path = Path(path).absolute()
         self._inside = Inside(self.path, busy_timeout_seconds)
-        self._hold = AsyncExitStack()
+        self._entered: list[object] = []
 
     async def __aenter__(self) -> "JobStore":
-        await self._hold.enter_async_context(self._inside.database.opened())
+        self._entered.append(await self._inside.database.enter())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._hold.aclose()
+        await self._inside.database.leave(self._entered.pop())
 
     async def find(self, url: str) -> FailedUrl | None:
         """What is remembered of a URL that failed, unless its time is over."""

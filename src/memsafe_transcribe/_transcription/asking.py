@@ -12,7 +12,13 @@ import anyio
 from .._audio.chunks import Cut
 from .._audio.voicing import CLEAR_DECIBELS
 from .._audio.words import SAMPLE_RATE_HZ
-from .._errors import ChunkTooLargeError, TranscriberFailedError, TranscriberQuotaError, TranscriberUnavailableError
+from .._errors import (
+    ChunkTooLargeError,
+    TranscriberFailedError,
+    TranscriberQuotaError,
+    TranscriberUnavailableError,
+    checked_wait_seconds,
+)
 from .protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult
 from .recording import Recorder
 from .records import Answer
@@ -139,6 +145,10 @@ def _pause_seconds(failure: TranscriberFailedError, attempt: int, left_seconds: 
         raise failure
     left_seconds = min(left_seconds, _LONGEST_PAUSE_SECONDS)
     asked_seconds = cause.retry_after_seconds if isinstance(cause, TranscriberUnavailableError) else None
+    try:
+        asked_seconds = checked_wait_seconds(asked_seconds)  # once more: the attribute may have been set since
+    except (TypeError, ValueError) as error:
+        raise _failed(failure, str(error)) from cause
     bound_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** (attempt - 1))
     if asked_seconds is not None and asked_seconds > left_seconds:
         raise _failed(failure, f"it asks for {asked_seconds:.0f} s; {max(0, left_seconds):.0f} s can be waited")

@@ -1,6 +1,5 @@
 """One source of a batch, until there is a transcript of it, or no more to be hoped for."""
 
-import errno
 import json
 import logging
 import os
@@ -51,9 +50,7 @@ def verdict_on(error: Exception) -> Verdict:
         return "again" if error.retryable else "never"
     if isinstance(error, AdmissionError | MemoryPressureError | TimeoutError | DecoderCrashedError):
         return "again"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EIO):
-        return "later"
-    return "never"
+    return "later" if isinstance(error, OSError) else "never"  # of a local file, which costs nothing to try
 
 
 def ends_batch(error: Exception) -> bool:
@@ -141,7 +138,8 @@ class Attempting:
         try:
             while True:
                 try:
-                    transcript = await self._transcribed(source, entry.leads_to, report)
+                    again = self.retry_failed or attempts > state.attempts  # known bad by its own failure
+                    transcript = await self._transcribed(source, entry.leads_to, report, ask_anyway=again)
                     is_settled = True
                     return Outcome(index, source, await _noted(entry, transcript), attempts=attempts)
                 except Exception as error:
@@ -162,8 +160,10 @@ class Attempting:
                 with anyio.CancelScope(shield=True):  # the store's busy_timeout_seconds bound it
                     await entry.interrupted(attempts)
 
-    async def _transcribed(self, source: Source, on_job_key: OnJobKey, report: OnProgress) -> Transcript:
-        streaming = self.runner.stream(source, self.context, report, on_job_key=on_job_key)
+    async def _transcribed(
+        self, source: Source, on_job_key: OnJobKey, report: OnProgress, *, ask_anyway: bool
+    ) -> Transcript:
+        streaming = self.runner.stream(source, self.context, report, on_job_key=on_job_key, ask_anyway=ask_anyway)
         return await collected(streaming, self.deadline_seconds)
 
     async def _known(self, state: SourceState, report: OnProgress) -> Transcript | None:

@@ -9,6 +9,13 @@ from .._audio.encoding import WAV_HEADER_BYTES
 from .transcript import Segment, Word
 
 _WAV_BYTES_PER_SECOND = 32_000
+_KINDS: dict[str, Any] = {  # of what is added, compared or shown long after an engine has declared it
+    **dict.fromkeys(("max_chunk_seconds", "min_chunk_seconds", "call_bytes_per_second"), int | float),
+    **dict.fromkeys(("concurrency", "resident_bytes", "call_bytes"), int),
+    **dict.fromkeys(("counts_base64", "trusts_times", "takes_prompt", "is_thread_safe"), bool),
+    "max_chunk_bytes": int | None,
+    "cache_key": str | None,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +42,10 @@ class Capabilities:
             of it; where it becomes base64 in JSON, it is three and more.
         cache_key: what its answers depend on (model, version, options). The same key and the same audio: the same
             answer, so that a stored one may stand for it. None where that cannot be said.
+
+    Raises:
+        TypeError: one of them is of another type.
+        ValueError: one of them, or two together, cannot be.
     """
 
     max_chunk_seconds: float = 60.0
@@ -54,6 +65,17 @@ class Capabilities:
     cache_key: str | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(f"{name} must be {getattr(kind, '__name__', kind)}, got {value!r}")
+        if self.timestamps not in ("word", "segment", "none"):
+            raise ValueError(f"timestamps must be 'word', 'segment' or 'none', got {self.timestamps!r}")
+        if not _are_names(self.formats):
+            raise TypeError(f"formats must be a tuple such as ('wav',), got {self.formats!r}")
+        if self.languages is not None and not _are_names(self.languages):
+            raise TypeError(
+                f"languages must be a tuple of codes such as ('en',), or None for any, got {self.languages!r}"
+            )
         if not self.max_chunk_seconds > 0:
             raise ValueError(f"max_chunk_seconds must be more than 0, got {self.max_chunk_seconds}")
         if not (0 <= self.min_chunk_seconds <= self.longest_chunk_seconds and self.longest_chunk_seconds > 0):
@@ -80,6 +102,10 @@ class Capabilities:
     def memory_bytes(self, duration_seconds: float) -> int:
         """What one call adds for a chunk of this length, besides the chunk itself and what is resident."""
         return self.call_bytes + int(self.call_bytes_per_second * duration_seconds)
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, tuple) and value != () and all(isinstance(each, str) for each in value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

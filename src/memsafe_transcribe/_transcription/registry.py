@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -151,9 +152,11 @@ def resolve(engine: EngineLike, options: Mapping[str, Any] | None) -> Engine:
 
 def _named(name: str, options: dict[str, Any]) -> Engine:
     points = installed()
-    if name not in points and ":" in name:
-        points = {name: EntryPoint(name, name, ENTRY_POINT_GROUP)}
-    if name not in points:
+    point = points.get(name)
+    is_place = point is None and ":" in name
+    if is_place:
+        point = EntryPoint(name, name, ENTRY_POINT_GROUP)
+    if point is None:
         raise TranscriberNotFoundError(
             f"no engine {name!r} is installed; there are: {', '.join(points) or 'none'}. Engines are found through "
             f"the entry-point group {ENTRY_POINT_GROUP!r}",
@@ -161,19 +164,22 @@ def _named(name: str, options: dict[str, Any]) -> Engine:
             available=tuple(points),
         )
     try:
-        plugin = points[name].load()
+        plugin = point.load()
     except ImportError as error:
-        raise TranscriberNotFoundError(
-            f"engine {name!r} is installed, but cannot be imported: {error}", name=name, available=tuple(points)
-        ) from error
-    except Exception as error:
+        what = f"no engine {name!r} is installed, and as a place (module:Class) it cannot be imported: {error}"
+        if not is_place:
+            what = f"engine {name!r} is installed, but cannot be imported: {error}"
+        raise TranscriberNotFoundError(what, name=name, available=tuple(points)) from error
+    except (Exception, SystemExit) as error:
         raise _unusable(name, "loaded", error) from error
+    if (reason := _no_engine(point, plugin)) is not None:
+        raise TranscriberError(f"engine {name!r} cannot be used: {reason}")
     if isinstance(plugin, type):
         try:
             return Engine(name, plugin(**options), owned=True)
         except TranscriberError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             what = f"made with the engine_options {', '.join(sorted(options)) or 'left out'}"  # not their values: keys
             raise _unusable(name, what, error) from error
     if options:
@@ -181,15 +187,36 @@ def _named(name: str, options: dict[str, Any]) -> Engine:
     return Engine(name, plugin if isinstance(plugin, Transcriber) else _Function(plugin), owned=False)
 
 
-def _unusable(name: str, what: str, error: Exception) -> TranscriberError:
+def _unusable(name: str, what: str, error: BaseException) -> TranscriberError:
     return TranscriberError(f"engine {name!r} cannot be {what}: {type(error).__name__}: {error}")
 
 
+def _no_engine(point: EntryPoint, plugin: object) -> str | None:
+    """Why what an entry point leads to can be no engine; None if it may be one."""
+    if isinstance(plugin, ModuleType):
+        return f"it names a module; write {point.value}:Class"
+    if callable(plugin) or isinstance(plugin, Transcriber):
+        return None
+    return f"it leads to {plugin!r}, which is no class, no function and no engine"
+
+
 def missing(point: EntryPoint) -> str | None:
-    """What keeps an installed engine from being used, for people; None if nothing does. Imports it."""
+    """What keeps an installed engine from being used, in a line for people; None if nothing does. Imports it."""
     try:
         plugin = point.load()
-    except Exception as error:  # a plugin's module may do anything when it is imported
-        return f"it cannot be loaded: {type(error).__name__}: {error}"
-    check: Callable[[], str | None] = getattr(plugin, "missing", lambda: None)
-    return check()
+    except (Exception, SystemExit) as error:  # a plugin's module may do anything when it is imported
+        return _line(f"it cannot be loaded: {type(error).__name__}: {error}")
+    if (what := _no_engine(point, plugin)) is not None:
+        return what
+    check: Callable[[], object] = getattr(plugin, "missing", lambda: None)
+    try:
+        said = check()
+    except (Exception, SystemExit) as error:  # the others are still to be told of
+        return _line(f"its missing() raised {type(error).__name__}: {error}")
+    if said is not None and not isinstance(said, str):
+        return _line(f"its missing() answered {said!r}, which is neither text nor None")
+    return _line(said or "") or None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

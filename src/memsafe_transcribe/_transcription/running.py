@@ -98,8 +98,15 @@ class Runner:
         *,
         reservation: Reservation | None = None,
         on_job_key: OnJobKey | None = None,
+        ask_anyway: bool = False,
     ) -> AsyncIterator[SegmentStream]:
-        """`ChunkedTranscriber.stream`; `on_job_key` is told under which key the store has it, once that is known."""
+        """`ChunkedTranscriber.stream`, and what batches ask besides.
+
+        Args:
+            source, context, report, reservation: see there.
+            on_job_key: told under which key the store has it, once that is known.
+            ask_anyway: download also what failed before.
+        """
         held = reservation or self.admission.current_reservation()
         async with (
             self._shared.opened(),
@@ -110,6 +117,7 @@ class Runner:
                 held=held,
                 queue_timeout_seconds=self.settings.queue_timeout_seconds,
                 report=report,
+                ask_anyway=ask_anyway,
             ) as media,
         ):
             report(Progress("waiting"))

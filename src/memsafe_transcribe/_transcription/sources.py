@@ -80,6 +80,7 @@ async def opened(
     held: Reservation | None,
     queue_timeout_seconds: float | None,
     report: OnProgress,
+    ask_anyway: bool = False,
 ) -> AsyncIterator[Media]:
     """`async with` this: the source as a file or a stream, until the block ends.
 
@@ -93,6 +94,7 @@ async def opened(
         held: the reservation to download on, if there is one.
         queue_timeout_seconds: how long to wait for a slot to download with.
         report: told of what is downloaded or spooled.
+        ask_anyway: also for a URL that failed before.
 
     Raises:
         TypeError: it is none of these, or opened in text mode.
@@ -110,7 +112,7 @@ async def opened(
             yield media
             return
     if isinstance(source, str):
-        spooling = partial(downloader.fetch, source)
+        spooling = partial(downloader.fetch, source, ask_anyway=ask_anyway)
     elif isinstance(source, AsyncIterable):
         spooling = partial(downloader.receive, source)
     else:

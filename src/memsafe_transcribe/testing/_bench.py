@@ -9,7 +9,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import anyio
 
-from .._errors import TranscriberFailedError
+from .._errors import TranscriberFailedError, TranscriberUnavailableError
 from .._transcription.protocol import AudioChunk, Capabilities, ChunkContext, ChunkResult, Transcriber
 from .._transcription.registry import Engine, resolve
 
@@ -18,6 +18,7 @@ T = TypeVar("T")
 LOOP_THREAD = "memsafe-transcribe contract"
 _GRACE_SECONDS = 5.0
 _SETTLE_SECONDS = 2.0
+_IS_IT_RUNNING = ". Is the test server running that it speaks to?"
 
 
 def broken(message: str, cause: BaseException | None = None) -> NoReturn:
@@ -88,10 +89,11 @@ class Asked:
             broken(self.too_long(what))
         except TranscriberFailedError as error:
             cause = error.__cause__
+            is_alone = isinstance(cause, TranscriberUnavailableError | ConnectionError)
             broken(
                 f"asked about {what} ({chunk.duration_seconds:g} s), the engine failed: "
                 f"{type(cause).__name__}: {cause}. It must answer text or a ChunkResult to whatever its Capabilities "
-                "allow, on asyncio and on trio",
+                f"allow, on asyncio and on trio{_IS_IT_RUNNING if is_alone else ''}",
                 cause,
             )
 

@@ -37,7 +37,8 @@ class ResourcesContract(ContractBase):
                 f"a chunk of {seconds:g} s added {format_size(taken_bytes)} besides itself, and memory_bytes("
                 f"{seconds:g}) declares {format_size(declared_bytes)} (4 MiB more are tolerated). Declare "
                 f"call_bytes_per_second={taken_bytes / seconds:.0f} or more (or call_bytes, for what does not grow "
-                "with the chunk), or hold fewer copies"
+                "with the chunk), or hold fewer copies. What a test server in this process counts as well: let it read "
+                "the body in pieces and keep nothing"
             )
 
     def test_it_keeps_no_more_than_resident_bytes(self) -> None:

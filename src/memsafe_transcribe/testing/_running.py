@@ -68,7 +68,7 @@ class RunningContract(ContractBase):
         self._run(main)
 
     def test_declared_concurrency_is_real(self, backend: str) -> None:
-        """As many calls as `concurrency` says are under way at one time. Skipped where it is 1."""
+        """As many calls as `concurrency` says are under way at one time. Skipped where it is 1, or cannot be seen."""
 
         async def main(asked: Asked) -> None:
             count = asked.capabilities.concurrency
@@ -80,9 +80,17 @@ class RunningContract(ContractBase):
             await asked.ask(_sounds.chunk_of(samples))
             started = monotonic()
             await asked.ask(_sounds.chunk_of(samples))
-            is_telling = monotonic() - started > _TELLING_SECONDS  # else one may end before the next can begin
+            seconds = monotonic() - started
+            is_telling = seconds > _TELLING_SECONDS  # else one may end before the next can begin
             most = max([await _under_way(asked, samples, count) for _ in range(_TRIES if is_telling else 1)])
-            if is_telling and 0 < most < count:
+            if not is_telling:
+                pytest.skip(
+                    f"a call took {seconds:.2g} s: calls shorter than {_TELLING_SECONDS:g} s cannot be seen side by "
+                    "side; let your test server wait 0.3 s before it answers, to have concurrency checked"
+                )
+            if most == 0:
+                pytest.skip("no call looked at chunk.data, so that none could be seen")
+            if most < count:
                 broken(
                     f"concurrency={count}, and at most {most} calls looked at their chunks before another had ended: "
                     f"declare concurrency={most}, or let them run side by side (no lock, a pool as large)"

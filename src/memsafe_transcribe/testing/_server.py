@@ -1,4 +1,4 @@
-"""An HTTP server of bad manners on loopback, for tests of downloads."""
+"""An HTTP server of bad manners on loopback, for tests of downloads and of engines."""
 
 import socket
 import socketserver
@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 _HEAD_WAIT_SECONDS = 30.0
+_PIECE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,8 @@ class Request:
 class BadServer:
     """Answers each path as a test tells it to, on 127.0.0.1, while its `with` block runs.
 
-    For downloads from it, allow private addresses: `mt.UrlPolicy(allow_private=True)`.
+    Whatever the method is; a body that comes is read, and not kept. For downloads from it, allow private addresses:
+    `mt.UrlPolicy(allow_private=True)`.
 
     Args:
         replies: by path, the `Reply` to each request, or several for requests in turn, the last for all that follow.
@@ -141,6 +143,10 @@ class BadServer:
             while line := lines.readline().decode("latin-1").strip():
                 name, _, value = line.partition(":")
                 headers[name.lower()] = value.strip()
+            length = headers.get("content-length", "")
+            left = int(length) if length.isdecimal() else 0
+            while left > 0 and (piece := lines.read1(min(left, _PIECE_BYTES))):  # kept by nobody
+                left -= len(piece)
         request = Request(words[0], words[1], headers)
         reply = self._reply(request)
         connection.settimeout(None)

@@ -23,6 +23,8 @@ def samples_of(speech: bytes) -> bytes:
     Raises:
         ValueError: it is no WAV file of 16 kHz mono 16-bit samples.
     """
+    if not isinstance(speech, bytes):
+        raise ValueError(f"speech() is a {type(speech).__name__}, and the bytes of a WAV file are wanted")
     try:
         with wave.open(io.BytesIO(speech)) as file:
             shape = file.getframerate(), file.getnchannels(), file.getsampwidth()

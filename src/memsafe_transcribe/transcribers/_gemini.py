@@ -21,12 +21,19 @@ _MAX_REQUEST_BYTES, _MAX_QUESTION_BYTES = 20_000_000, 100_000
 _SHORTEST_TIMEOUT_SECONDS = 0.001
 
 
-class HttpFailure(Exception):  # noqa: N818 - a message between two files, never raised to anybody else
-    """An answer with a status other than 200. Carries nothing of the request, in which the key is."""
+class Failure(Exception):  # noqa: N818 - a message between two files, never raised to anybody else
+    """What is to be raised where the SDK's own error is forgotten. Carries nothing of the request, with its key."""
+
+    def __init__(self, failure: TranscriberError) -> None:
+        super().__init__()
+        self.failure = failure
+
+
+class HttpFailure(Failure):
+    """An answer with a status other than 200."""
 
     def __init__(self, status: int, retry_after: str | None, body: bytes) -> None:
-        super().__init__(status)
-        self.failure = failure_of(status, retry_after, body, datetime.now(UTC))
+        super().__init__(failure_of(status, retry_after, body, datetime.now(UTC)))
 
 
 class GeminiEngine(ABC):
@@ -144,7 +151,7 @@ class GeminiEngine(ABC):
             return TranscriberError(f"engine {self.name!r} could not be opened: {type(error).__name__}: {error}")
         try:
             return self._ask(client, asked, chunk.data, timeout_seconds)
-        except HttpFailure as error:
+        except Failure as error:
             return error.failure
         except MemoryError:
             raise MemoryError(f"no memory left to send chunk {chunk.index}") from None
@@ -158,10 +165,10 @@ class GeminiEngine(ABC):
 
     @abstractmethod
     def _ask(self, client: Any, asked: str, wav: bytes, timeout_seconds: float) -> Reply:
-        """One request, never repeated by the SDK.
+        """Ask once; no request is repeated by the SDK.
 
         Raises:
-            HttpFailure: the status was not 200.
+            Failure: a status was not 200, or what else was seen before the SDK acted on it.
         """
 
     async def aclose(self) -> None:

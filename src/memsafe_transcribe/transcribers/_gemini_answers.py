@@ -57,6 +57,7 @@ _SCHEMA: dict[str, Any] = {
 
 _LONGEST_MESSAGE = 400
 _GOOGLE_KEY = re.compile(r"AIza[0-9A-Za-z_-]{10,}")
+_QUERY = re.compile(r"(https?://[^\s?\"'<>]*)\?[^\s\"'<>]*")  # that of an upload's URL is a credential
 _PROTO_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
 _NUMBER_OF_SECONDS = re.compile(r"[0-9]{1,9}")
 _DAILY = re.compile(r"per.?day|daily|credits? .{0,20}depleted", re.IGNORECASE)
@@ -242,11 +243,11 @@ def _header_seconds(value: str | None, now: datetime) -> float | None:
 
 
 def redacted(failure: TranscriberError, key: str) -> TranscriberError:
-    """The same error, with what the service or the SDK said in one line that is not too long, and without any key."""
+    """The same error, with what the service or the SDK said in one line of fair length, without keys and queries."""
     text = " ".join(str(failure).split())
     for each in (key, quote(key, safe="")):
         text = text.replace(each, "[key]")
-    text = _GOOGLE_KEY.sub("[key]", text)
+    text = _QUERY.sub(r"\1", _GOOGLE_KEY.sub("[key]", text))
     again = type(failure)(text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}...")
     again.__dict__.update(failure.__dict__)  # its figures
     return again

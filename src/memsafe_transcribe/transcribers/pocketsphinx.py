@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import json
 import sys
+from dataclasses import replace
+from importlib.metadata import version
 
 import anyio
 
@@ -35,6 +37,8 @@ class PocketsphinxTranscriber:
     def __init__(self) -> None:
         if (what := self.missing()) is not None:
             raise TranscriberError(f"engine 'pocketsphinx' cannot be used: {what}")
+        cache_key = f"pocketsphinx {version('pocketsphinx')}"  # its model comes with it
+        self.capabilities = replace(type(self).capabilities, cache_key=cache_key)
         self._lock = anyio.Lock()
         self._worker: WorkerProcess | None = None
 
