@@ -15,6 +15,8 @@ from anyio.lowlevel import checkpoint
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._memory.pressure import Term
+from memsafe_transcribe._store.jobs import ChunkPlan, StoredChunk
+from memsafe_transcribe._store.locks import Locks
 
 from ..conftest import Run
 from ..support.damaged_media import damage
@@ -620,5 +622,30 @@ def test_cancelled_at_each_step_it_goes_on(run: Run, store: mt.JobStore, tmp_pat
         assert await patiently(first) == expected
         assert await patiently(again) == expected
         assert again.asked == []
+
+    run(main)
+
+
+def test_a_job_that_is_finished_just_now_is_not_busy(
+    run: Run, store: mt.JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process finishes it between the look at it and its lock: it is given out, and not refused."""
+    jobs = store._inside.jobs  # noqa: SLF001 - the moment can only be met from inside
+    key, plan = b"k" * 32, ChunkPlan(16_000, 32_000)
+
+    async def main() -> None:
+        async with store:
+            async with jobs.working_on(key, may_wait=False) as job:
+                await job.keep(plan, StoredChunk(0, 16_000, 0, 16_000, b"x"))
+            try_lock = Locks.try_lock
+            with other_program(store.path) as other:
+
+                def finish_before(self: Locks, *arguments: Any, **options: Any) -> Any:
+                    other.execute("UPDATE jobs SET total_samples = 16000")
+                    return try_lock(self, *arguments, **options)
+
+                monkeypatch.setattr(Locks, "try_lock", finish_before)
+                async with jobs.working_on(key, may_wait=False) as job:
+                    assert job.state.total_samples == 16_000
 
     run(main)

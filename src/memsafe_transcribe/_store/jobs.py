@@ -152,10 +152,7 @@ class Jobs:
         Raises:
             StoreError: see there; or the store cannot be used.
         """
-        while True:
-            claimed = await self._claim(key)
-            if claimed is not None:
-                break
+        while (claimed := await self._claim(key)) is None:
             if not may_wait:
                 raise StoreError(
                     f"{self._database.path}: the same audio is in work elsewhere, and cannot be waited for on a "
@@ -184,19 +181,18 @@ class Jobs:
 
     async def _claim(self, key: bytes) -> tuple[Lock, JobState] | None:
         """Its lock, shared where it is finished, alone where it is not; None while somebody else has that."""
-        state = await self._database.read(partial(_read, key=key))
-        lock = self._locks.try_lock(_name(key), shared=state.is_finished)
-        if lock is None:
-            return None
-        try:
-            now = await self._database.write(partial(_used, key=key))
-            if now.is_finished == state.is_finished:
-                return lock, now
-            lock.release()
-            return None
-        except BaseException:
-            lock.release()
-            raise
+        is_finished = (await self._database.read(partial(_read, key=key))).is_finished
+        while (lock := self._locks.try_lock(_name(key), shared=is_finished)) is not None:
+            try:
+                state = await self._database.write(partial(_used, key=key))
+            except BaseException:
+                lock.release()
+                raise
+            if state.is_finished == is_finished:
+                return lock, state
+            lock.release()  # it was finished, or removed, just now
+            is_finished = state.is_finished
+        return None
 
     async def remove_old(self, finished_before: float, unfinished_before: float) -> "Removed":
         """Remove the jobs that no batch knows, that nobody is at work on, and that were last active before those times.
