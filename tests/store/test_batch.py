@@ -389,14 +389,18 @@ def test_a_file_that_was_changed_after_it_was_done_is_heard_anew(
 
 
 def test_a_name_that_is_no_text_is_a_source_like_any_other(run: Run, tmp_path: Path, store: mt.JobStore) -> None:
-    """A file name on Linux is bytes; that of one that is missing is in its error, which is kept."""
-    missing = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.wav"))
+    """A file name on Linux is bytes; that of one that is no audio is in its error, which is kept."""
+    bad = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.wav"))
+    bad.write_bytes(b"no audio")
 
     async def main() -> None:
-        for kind in (FileNotFoundError, mt.DeadLetterError):
-            assert errors_of(await all_of(batch_of(Teller(), store), [missing])) == [kind]
-        write_wav(missing, tone_samples(1.0))
-        assert errors_of(await all_of(batch_of(Teller(), store), [missing])) == [NONE]
+        for kind in (mt.UnsupportedMediaError, mt.DeadLetterError):
+            (found,) = await all_of(batch_of(Teller(), store), [bad])
+            assert type(found.error) is kind
+        assert isinstance(found.error, mt.DeadLetterError)
+        assert str(bad) in found.error.reason
+        write_wav(bad, tone_samples(1.0))
+        assert errors_of(await all_of(batch_of(Teller(), store), [bad])) == [NONE]
 
     run(main)
 
@@ -481,6 +485,21 @@ def test_a_store_that_breaks_ends_the_batch(run: Run, tones: list[Path], store: 
     run(main)
 
 
+def test_a_store_that_cannot_be_used_is_said_before_anything_is_begun(
+    run: Run, tones: list[Path], tmp_path: Path
+) -> None:
+    """From the block's beginning; no source is taken."""
+    endless = Endless(tones[0])
+
+    async def main() -> None:
+        with pytest.raises(mt.StoreError) as caught:
+            async with batch_of(Teller(), mt.JobStore(tmp_path / "missing" / "jobs.sqlite")).run(endless.sync()):
+                pass
+        assert (caught.value.reason, endless.taken) == ("refused", 0)
+
+    run(main)
+
+
 @pytest.mark.parametrize("shape", [b"{", b"[]", b"\xff"])
 def test_a_record_that_is_damaged_ends_the_batch_with_a_store_error(
     run: Run, tones: list[Path], store: mt.JobStore, shape: bytes
@@ -532,6 +551,7 @@ def test_what_is_kept_shows_no_url_no_path_and_no_key(
         tones[1],
         tmp_path / "lost-file.wav",
     ]
+    (tmp_path / "lost-file.wav").write_bytes(b"no audio")
 
     async def main() -> None:
         async with store:
@@ -543,8 +563,10 @@ def test_what_is_kept_shows_no_url_no_path_and_no_key(
                        "lost-file", "1.wav", str(tmp_path), "key-of-engine", "teller"):  # fmt: skip
             assert secret.encode() not in kept, secret
         again = await all_of(batch_of(Teller(cache_key="key-of-engine"), store), sources)
-        assert "lost-file.wav" in str(again[5].error)
-        assert "127.0.0.1:1/refused" in str(again[3].error)
+        for index, name in ((3, "127.0.0.1:1/refused"), (5, str(tmp_path / "lost-file.wav"))):
+            error = again[index].error
+            assert isinstance(error, mt.DeadLetterError)
+            assert name in error.reason
 
     run(main)
 
@@ -650,7 +672,7 @@ for after in map(int, sys.argv[3].split(",")):
 """
 
 
-def test_a_source_at_which_processes_die_is_given_up(run: Run, tmp_path: Path, store: mt.JobStore) -> None:
+def test_a_source_at_which_processes_die_is_given_up(tmp_path: Path, store: mt.JobStore) -> None:
     """After so many in a row without another chunk: one in between that got on counts anew from itself."""
     path = write_wav(tmp_path / "deadly.wav", tone_samples(4.0))
     most = 4
@@ -668,7 +690,7 @@ def test_a_source_at_which_processes_die_is_given_up(run: Run, tmp_path: Path, s
         (alive,) = await all_of(batch_of(Teller(), store), [path], retry_failed=True)
         assert alive.error is None
 
-    run(main)
+    anyio.run(main)
 
 
 _RUNS = """

@@ -1,5 +1,6 @@
 """Cleanup: what is old and nobody's goes, at its age; what a live process is at work on stays, however old."""
 
+import io
 import logging
 import os
 import subprocess
@@ -14,6 +15,8 @@ import anyio
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._store.jobs import ChunkPlan, StoredChunk
+from memsafe_transcribe._store.locks import Lock
 
 from ..conftest import Run
 from ..support.media import tone_samples, write_wav
@@ -193,6 +196,27 @@ def test_a_source_that_a_later_batch_has_too_stays_with_it(
     run(main)
 
 
+def test_the_job_of_a_source_without_a_name_is_kept_with_its_batch(
+    run: Run, store: mt.JobStore, tones: list[Path], clock: Clock
+) -> None:
+    """What came as bytes is known by its job alone: for as long as the batch can be gone on with."""
+
+    async def main() -> None:
+        sources: list[Any] = [io.BytesIO(tones[0].read_bytes()), tones[1]]
+        batch = mt.BatchTranscriber(transcriber(Teller(), store), max_batch_size=1)
+        async with batch.run(iter(sources), name="left") as outcomes:
+            async for outcome in outcomes:
+                assert outcome.error is None
+                break
+        clock.ahead_seconds = DAY + HOUR
+        assert removed(await store.cleanup()) == (0, 0, 0)
+        assert await hear(store, tones[0]) == 0
+        clock.ahead_seconds = 8 * DAY + 2 * HOUR
+        assert removed(await store.cleanup()) == (1, 1, 0)
+
+    run(main)
+
+
 # -- owners
 
 
@@ -218,6 +242,25 @@ def test_a_batch_that_runs_for_longer_than_its_age_is_not_touched(
         assert await finish(store, tones[:2]) == 0
         clock.ahead_seconds += DAY + HOUR
         assert removed(await store.cleanup()) == (2, 2, 0)
+
+    run(main)
+
+
+def test_a_job_that_runs_for_longer_than_its_age_is_not_touched(
+    run: Run, store: mt.JobStore, tones: list[Path], clock: Clock
+) -> None:
+    """One of no batch: in work, and while it is given out again."""
+
+    async def main() -> None:
+        async def clean(number: int = 0, chunk: mt.AudioChunk | None = None) -> None:
+            clock.ahead_seconds += 10 * DAY
+            assert removed(await store.cleanup()) == (0, 0, 0)
+
+        assert await hear(store, tones[0], before=clean) > 1
+        async with transcriber(Teller(), store).stream(tones[0]) as stream:
+            await clean()
+            assert [segment async for segment in stream]
+        assert await hear(store, tones[0]) == 0
 
     run(main)
 
@@ -266,6 +309,51 @@ def test_what_another_live_process_is_at_work_on_stays(
 
     run(main)
     assert "batch 'theirs' was not finished, and is removed: 604800 s without activity" in warnings_of(caplog)
+
+
+def test_a_locks_file_that_is_removed_just_then_is_not_locked(
+    run: Run, store: mt.JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its opening and its locking: the lock is had on the one that has the name afterwards."""
+    jobs, locks = store._inside.jobs, store.path.with_name(f"{store.path.name}-locks")  # noqa: SLF001
+    try_set, removals = Lock.try_set, [1, 2]
+
+    def remove_first(self: Lock, *, shared: bool) -> bool:
+        if removals:
+            removals.pop()
+            locks.unlink()
+        return try_set(self, shared=shared)
+
+    async def main() -> None:
+        async with store, jobs.working_on(b"k" * 32, may_wait=False):
+            with pytest.raises(mt.StoreError, match="in work elsewhere"):
+                async with jobs.working_on(b"k" * 32, may_wait=False):
+                    pass
+
+    monkeypatch.setattr(Lock, "try_set", remove_first)
+    run(main)
+    assert not removals
+
+
+def test_two_that_cut_otherwise_leave_no_holes(run: Run, store: mt.JobStore) -> None:
+    """The locks were removed, and one had less memory than the other: the second stores nothing."""
+    jobs, locks = store._inside.jobs, store.path.with_name(f"{store.path.name}-locks")  # noqa: SLF001
+
+    async def main() -> None:
+        async with store, jobs.working_on(b"k" * 32, may_wait=False) as first:
+            await first.keep(ChunkPlan(10, 20), StoredChunk(0, 10, 0, 10, b"a"))
+            locks.unlink()
+            async with jobs.working_on(b"k" * 32, may_wait=False) as second:
+                with pytest.raises(mt.StoreError, match="cut otherwise") as caught:
+                    await second.keep(ChunkPlan(5, 20), StoredChunk(0, 5, 0, 5, b"b"))
+                assert caught.value.reason == "busy"
+                with pytest.raises(mt.StoreError, match="cut otherwise"):
+                    await second.finish(ChunkPlan(5, 20), 10, "[]")
+            await first.keep(ChunkPlan(10, 20), StoredChunk(10, 20, 10, 20, b"c"))
+            await first.finish(ChunkPlan(10, 20), 20, "[]")
+            assert await first.find(0, 10, 0, 10) == b"a"
+
+    run(main)
 
 
 def test_a_removed_locks_file_is_made_anew(run: Run, store: mt.JobStore, tones: list[Path]) -> None:
@@ -321,7 +409,7 @@ def test_the_space_is_given_back(run: Run, store: mt.JobStore, tones: list[Path]
 
     class Wordy(Teller):
         async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
-            return mt.ChunkResult(text="word " * 100_000)
+            return mt.ChunkResult(text="x" * 400_000)
 
     async def main() -> None:
         async with store:

@@ -545,6 +545,25 @@ def test_cancelled_while_it_commits(run: Run, store: mt.JobStore, tone: Path) ->
     assert engine.asked == whole.asked[3:]
 
 
+def test_cancelled_as_the_engine_answers(run: Run, store: mt.JobStore, tone: Path) -> None:
+    """Before anything of that answer is stored: it is paid for, and stored all the same."""
+
+    async def main() -> None:
+        with anyio.CancelScope() as scope:
+
+            def cancel(number: int, chunk: mt.AudioChunk) -> None:
+                if number == 2:
+                    scope.cancel()
+
+            await heard(Teller(before=cancel), store, tone)
+        assert scope.cancelled_caught
+        resumed, whole = Teller(), Teller()
+        assert await heard(resumed, store, tone) == await heard(whole, None, tone)
+        assert resumed.asked == whole.asked[3:]
+
+    run(main)
+
+
 def test_a_stream_that_is_left_early_goes_on_later(run: Run, store: mt.JobStore, tone: Path) -> None:
     """What was given out was stored before; a chunk that was being heard is asked for again, and none else."""
     first, engine, whole = Teller(), Teller(), Teller()

@@ -103,7 +103,7 @@ class Job:
         """
 
         def keep(connection: sqlite3.Connection) -> None:
-            job_id = _touched(connection, self.key, plan)
+            job_id = self._touched(connection, plan)
             connection.execute(
                 "DELETE FROM chunks WHERE job_id = ? AND core_start < ? AND core_end > ?",
                 (job_id, chunk.core_end, chunk.core_start),
@@ -120,7 +120,7 @@ class Job:
         """Say that all of it was heard."""
 
         def finish(connection: sqlite3.Connection) -> None:
-            job_id = _touched(connection, self.key, plan)
+            job_id = self._touched(connection, plan)
             connection.execute(
                 "UPDATE jobs SET total_samples = ?, gaps = ? WHERE id = ?", (total_samples, gaps, job_id)
             )
@@ -132,6 +132,25 @@ class Job:
         """Begin anew."""
         await self._database.write(lambda connection: connection.execute("DELETE FROM jobs WHERE key = ?", (self.key,)))
         self.state = JobState()
+
+    def _touched(self, connection: sqlite3.Connection, plan: ChunkPlan) -> int:
+        """The id of the job, which is made if there is none; with its activity.
+
+        Raises:
+            StoreError: whoever made it cuts it otherwise, so that chunks of both would leave holes. That needs somebody
+                who removed the locks.
+        """
+        row = connection.execute(
+            "INSERT INTO jobs (key, wanted_samples, longest_samples, active_at) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET active_at = excluded.active_at"
+            " WHERE (wanted_samples, longest_samples) = (excluded.wanted_samples, excluded.longest_samples)"
+            " RETURNING id",
+            (self.key, plan.wanted_samples, plan.longest_samples, time.time()),
+        ).fetchone()
+        if row is None:
+            path = str(self._database.path)
+            raise StoreError(f"{path}: the same audio is in work elsewhere, cut otherwise", path=path, reason="busy")
+        return int(row[0])
 
 
 class Jobs:
@@ -258,16 +277,6 @@ def _read(connection: sqlite3.Connection, key: bytes) -> JobState:
         return JobState()
     wanted_samples, longest_samples, total_samples, gaps = row
     return JobState(ChunkPlan(wanted_samples, longest_samples), total_samples, gaps)
-
-
-def _touched(connection: sqlite3.Connection, key: bytes, plan: ChunkPlan) -> int:
-    """The id of the job, which is made if there is none; with its activity."""
-    (job_id,) = connection.execute(
-        "INSERT INTO jobs (key, wanted_samples, longest_samples, active_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (key) DO UPDATE SET active_at = excluded.active_at RETURNING id",
-        (key, plan.wanted_samples, plan.longest_samples, time.time()),
-    ).fetchone()
-    return int(job_id)
 
 
 _IS_OLD = (

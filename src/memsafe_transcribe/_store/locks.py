@@ -75,16 +75,19 @@ class Locks:
         """
         at = int.from_bytes(sha256(name).digest()[:8]) >> 2
         while True:
+            lock = None
             try:
                 lock = Lock(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), at)
-                if not lock.try_set(shared=shared):
-                    lock.release()
-                    return None
-                if lock.is_of(self._path):
+                is_had = lock.try_set(shared=shared)
+                if is_had and lock.is_of(self._path):
                     return lock
             except OSError as error:
+                if lock is not None:
+                    lock.release()
                 raise StoreError(f"{self._path}: {error.strerror}", path=str(self._path), reason="refused") from error
-            lock.release()  # somebody removed the file just now
+            lock.release()
+            if not is_had:
+                return None  # else somebody removed the file just now
 
     async def lock(self, name: bytes, *, shared: bool = False) -> Lock:
         """The same, waited for: the kernel tells nobody when it is free, so that it is looked for at times."""
