@@ -199,6 +199,7 @@ def _finished(connection: sqlite3.Connection, batch_id: int) -> None:
 
 def _begun(connection: sqlite3.Connection, name: _Name, batch_id: int, again: bool) -> SourceState:
     """What is known of a source, which is of this batch from now on."""
+    connection.execute("UPDATE batches SET active_at = ? WHERE id = ?", (time.time(), batch_id))
     row = connection.execute(
         "SELECT state, attempts, deaths, job_key, error, chunks_seen,"
         " (SELECT count(*) FROM chunks JOIN jobs ON jobs.id = job_id WHERE jobs.key = sources.job_key)"

@@ -265,7 +265,7 @@ def _name(key: bytes) -> bytes:
 
 def _used(connection: sqlite3.Connection, key: bytes) -> JobState:
     """What is known of it; that it is looked at counts as its activity."""
-    connection.execute("UPDATE jobs SET active_at = ? WHERE key = ? AND total_samples IS NOT NULL", (time.time(), key))
+    connection.execute("UPDATE jobs SET active_at = ? WHERE key = ?", (time.time(), key))
     return _read(connection, key)
 
 
