@@ -119,7 +119,7 @@ def test_what_is_begun_again_is_active(run: Run, tmp_path: Path, monkeypatch: py
         with pytest.raises(mt.TranscriberFailedError):
             await mt.ChunkedTranscriber(Teller(fails_at={fails_at}), chunk_seconds=1.0, store=store).transcribe(path)
         async with inside(store).database.opened(), inside(store).batches.running("batch") as batch:
-            async with batch.source(b"one of which nothing is heard any more", again=False):
+            async with batch.source("one of which nothing is heard any more", again=False):
                 pass
 
     async def removed() -> tuple[int, int]:

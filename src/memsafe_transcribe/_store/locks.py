@@ -31,17 +31,21 @@ class Lock:
         self._at = at
         _held.add(self)
 
-    def is_set(self, kind: int) -> bool:
-        """Whether it can be had now, as F_RDLCK or F_WRLCK; then it is."""
+    def try_set(self, *, shared: bool) -> bool:
+        """Whether it could be had."""
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, self._at, 1, 0))
         except (BlockingIOError, PermissionError):
             return False
         return True
 
-    def is_on(self, file: os.stat_result) -> bool:
-        """Whether it is a lock on this file."""
-        return os.path.samestat(file, os.fstat(self._fd))
+    def is_of(self, path: Path) -> bool:
+        """Whether its file still has that name."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Give it back; again does nothing."""
@@ -67,24 +71,23 @@ class Locks:
             shared: content with others that share it; only who wants it alone has to wait.
 
         Raises:
-            StoreError: the file cannot be opened, or no lock can be had on it.
+            StoreError: the file cannot be opened, or its file system knows no locks.
         """
         at = int.from_bytes(sha256(name).digest()[:8]) >> 2
-        try:
-            while True:
+        while True:
+            lock = None
+            try:
                 lock = Lock(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), at)
-                try:
-                    if not lock.is_set(fcntl.F_RDLCK if shared else fcntl.F_WRLCK):
-                        lock.release()
-                        return None
-                    if self._is_named(lock):
-                        return lock
-                except BaseException:
-                    lock.release()  # and not when nobody looks at the error any more
-                    raise
-                lock.release()  # somebody removed the file just now
-        except OSError as error:
-            raise StoreError(f"{self._path}: {error.strerror}", path=str(self._path), reason="refused") from error
+                is_had = lock.try_set(shared=shared)
+                if is_had and lock.is_of(self._path):
+                    return lock
+            except OSError as error:
+                if lock is not None:
+                    lock.release()
+                raise StoreError(f"{self._path}: {error.strerror}", path=str(self._path), reason="refused") from error
+            lock.release()
+            if not is_had:
+                return None  # else somebody removed the file just now
 
     async def lock(self, name: bytes, *, shared: bool = False) -> Lock:
         """The same, waited for: the kernel tells nobody when it is free, so that it is looked for at times."""
@@ -92,12 +95,6 @@ class Locks:
             if (lock := self.try_lock(name, shared=shared)) is not None:
                 return lock
             await anyio.sleep(_POLL_SECONDS)
-
-    def _is_named(self, lock: Lock) -> bool:
-        try:
-            return lock.is_on(os.stat(self._path))
-        except FileNotFoundError:
-            return False
 
 
 def _forget_in_child() -> None:
