@@ -688,9 +688,10 @@ def test_leaving_the_loop_stops_the_work(run: Run, tones: list[Path], store: mt.
 
 
 _DIES = """
-import os, sys, anyio, av, pathlib, memsafe_transcribe as mt
+import asyncio, os, pathlib, sys, anyio, anyio._backends._asyncio, av, memsafe_transcribe as mt
 from memsafe_transcribe._store import batches
 batches.MAX_DEATHS = 4  # each takes its time
+mt.BatchTranscriber, mt.ChunkedTranscriber, mt.JobStore  # loaded once for all
 class Engine:
     capabilities = mt.Capabilities(cache_key="teller", max_chunk_seconds=60.0)
     def __init__(self, after):
