@@ -14,6 +14,7 @@ import pytest
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._memory.pressure import Term
+from memsafe_transcribe._store.batches import MAX_DEATHS
 
 from ..conftest import Run
 from ..support.media import tone_samples, write_wav
@@ -440,6 +441,51 @@ def test_a_used_up_quota_ends_the_batch_and_a_later_run_goes_on(
     run(main)
 
 
+def test_a_run_that_ends_in_order_is_no_death(run: Run, tones: list[Path], store: mt.JobStore) -> None:
+    """However often the quota is used up before a source has got on, it is not given up."""
+
+    async def main() -> None:
+        for _ in range(MAX_DEATHS + 1):
+            with pytest.raises(mt.TranscriberFailedError):
+                await all_of(batch_of(Broken(QUOTA), store), tones[:1])
+        assert errors_of(await all_of(batch_of(Teller(), store), tones[:1])) == [NONE]
+
+    run(main)
+
+
+def test_what_comes_after_the_quota_is_used_up_is_not_begun(run: Run, tones: list[Path]) -> None:
+    """The iterable gives one more while another source is still in work: that one is done, and it is not."""
+
+    async def main() -> None:
+        gate, given, release = anyio.Event(), anyio.Event(), anyio.Event()
+
+        async def late() -> AsyncIterator[Path]:
+            yield tones[0]
+            yield tones[1]
+            await gate.wait()
+            given.set()
+            yield tones[2]
+
+        async def before(number: int, chunk: mt.AudioChunk) -> None:
+            if chunk.duration_seconds < 1.05:
+                raise QUOTA
+            await release.wait()
+
+        engine = Teller(before=before)
+        async with batch_of(engine, chunk_seconds=60.0).run(late()) as outcomes:
+            first = await anext(outcomes)
+            assert isinstance(first.error, mt.TranscriberFailedError)
+            gate.set()
+            await given.wait()
+            release.set()
+            assert (await anext(outcomes)).error is None
+            with pytest.raises(mt.TranscriberFailedError, match="1500 a day"):
+                await anext(outcomes)
+        assert engine.heard_seconds == [pytest.approx(1.1)]
+
+    run(main)
+
+
 def test_a_quota_that_is_used_up_while_nothing_more_comes(run: Run, tones: list[Path], store: mt.JobStore) -> None:
     """The iteration ends although the iterable, which waits, does not."""
 
@@ -642,17 +688,20 @@ def test_leaving_the_loop_stops_the_work(run: Run, tones: list[Path], store: mt.
 
 
 _DIES = """
-import os, sys, anyio, av, pathlib, memsafe_transcribe as mt
+import asyncio, os, pathlib, sys, anyio, anyio._backends._asyncio, av, memsafe_transcribe as mt
 from memsafe_transcribe._store import batches
 batches.MAX_DEATHS = 4  # each takes its time
+mt.BatchTranscriber, mt.ChunkedTranscriber, mt.JobStore  # loaded once for all
 class Engine:
     capabilities = mt.Capabilities(cache_key="teller", max_chunk_seconds=60.0)
     def __init__(self, after):
         self.after = after
     async def transcribe(self, chunk, context):
-        self.after -= 1
         if self.after < 0:
+            raise mt.TranscriberQuotaError("none left")
+        if self.after == 0:
             os._exit(9)
+        self.after -= 1
         return "theirs"
 
 async def main(after):
@@ -660,6 +709,8 @@ async def main(after):
     transcriber = mt.ChunkedTranscriber(Engine(after), chunk_seconds=1.0, store=store, isolation="thread")
     async with mt.BatchTranscriber(transcriber).run([pathlib.Path(sys.argv[2])]) as outcomes:
         async for outcome in outcomes:
+            if after < 0:
+                os._exit(3)
             assert isinstance(outcome.error, mt.DeadLetterError), outcome
             print(outcome.error, flush=True)
 
@@ -673,14 +724,14 @@ for after in map(int, sys.argv[3].split(",")):
 
 
 def test_a_source_at_which_processes_die_is_given_up(tmp_path: Path, store: mt.JobStore) -> None:
-    """After so many in a row without another chunk: one in between that got on counts anew from itself."""
+    """After so many in a row without another chunk: one in between that got on, or lived, lets it count anew."""
     path = write_wav(tmp_path / "deadly.wav", tone_samples(4.0))
     most = 4
-    after = [0] * (most - 2) + [1] + [0] * most
+    after = [0, 0, 1, 0, 0, -1, *[0] * most, 0]
     command = [sys.executable, "-c", _DIES, str(store.path), str(path), ",".join(map(str, after))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     *deaths, message, last = done.stdout.splitlines()
-    assert deaths == ["9"] * (len(after) - 1)
+    assert deaths == [*["9"] * 5, "3", *["9"] * most]
     assert last == "0"
     assert f"{most} processes in a row died" in message
 

@@ -1,5 +1,6 @@
 """Resume: what was paid for is not paid for again, and what comes out is what would have come out."""
 
+import asyncio
 import io
 import os
 import subprocess
@@ -18,7 +19,7 @@ from memsafe_transcribe._memory.pressure import Term
 from memsafe_transcribe._store.jobs import ChunkPlan, StoredChunk
 from memsafe_transcribe._store.locks import Locks
 
-from ..conftest import Run
+from ..conftest import Run, open_descriptors
 from ..support.damaged_media import damage
 from ..support.media import tone_samples, write_encoded, write_wav
 from ..support.memory import tell
@@ -543,6 +544,39 @@ def test_cancelled_while_it_commits(run: Run, store: mt.JobStore, tone: Path) ->
     whole = Teller()
     run(heard, whole, None, tone)
     assert engine.asked == whole.asked[3:]
+
+
+def test_a_storm_of_cancellations_by_asyncio_itself_leaves_nothing_open(store: mt.JobStore, tone: Path) -> None:
+    """`Task.cancel()` breaks through every shield, again and again: what was answered is stored, and all is closed."""
+
+    async def main() -> None:
+        await store.forget("https://a")
+        with other_program(store.path) as other:
+            at_work = anyio.Event()
+
+            def lock(number: int, chunk: mt.AudioChunk) -> None:
+                if number == 2:
+                    other.execute("BEGIN IMMEDIATE")
+                    at_work.set()
+
+            task = asyncio.create_task(heard(Teller(before=lock), store, tone))
+            await at_work.wait()
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0)
+            other.execute("ROLLBACK")
+            while not task.done():
+                task.cancel()
+                await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert [name for name in open_descriptors().values() if name.startswith(str(store.path))] == []
+        resumed, whole = Teller(), Teller()
+        assert await heard(resumed, store, tone) == await heard(whole, None, tone)
+        assert resumed.asked == whole.asked[3:]
+
+    anyio.run(main)
 
 
 def test_cancelled_as_the_engine_answers(run: Run, store: mt.JobStore, tone: Path) -> None:
