@@ -16,7 +16,7 @@ from .sealing import key_of, sealed, unsealed
 
 MAX_DEATHS = 10  # of processes that were at work on a source, without another chunk in between
 
-State = Literal["running", "waiting", "done", "dead"]
+State = Literal["running", "working", "waiting", "done", "dead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,10 @@ class SourceState:
     """What is known of one source.
 
     Attributes:
-        state: "running" from when it was begun; "waiting" to be tried again; "done"; "dead" if it is given up.
+        state: "running" from when it was begun; "working" from when its transcription was; "waiting" to be tried again;
+            "done"; "dead" if it is given up.
         attempts: how often it failed.
-        deaths: how often a process died while it was at work on it, since the last chunk was stored.
+        deaths: how often a process died while it transcribed it, since the last chunk was stored.
         job_key: of the job that it led to; None as long as that is not known.
         error: what it failed of last.
     """
@@ -55,13 +56,14 @@ class BatchSource:
         self._name = name
 
     async def leads_to(self, job_key: bytes) -> None:
-        """Remember the job, which is kept for as long as the batch is."""
-        if job_key != self.state.job_key:
-            await self._database.write(
-                lambda connection: connection.execute(
-                    "UPDATE sources SET job_key = ?, chunks_seen = 0 WHERE key = ?", (job_key, self._name.key)
-                )
+        """Remember the job, which is kept for as long as the batch is, and that work on it begins."""
+        await self._database.write(
+            lambda connection: connection.execute(
+                "UPDATE sources SET state = 'working', job_key = ?,"
+                " chunks_seen = CASE WHEN job_key = ? THEN chunks_seen ELSE 0 END WHERE key = ?",
+                (job_key, job_key, self._name.key),
             )
+        )
 
     async def done(self) -> None:
         """It is transcribed."""
@@ -211,8 +213,8 @@ def _begun(connection: sqlite3.Connection, name: _Name, batch_id: int, again: bo
         return SourceState("running")
     state, attempts, deaths, job_key, hidden, chunks_seen, chunks = row
     error = None if hidden is None else unsealed(hidden, name.text_key)
-    if state == "running":
-        deaths = deaths + 1 if chunks == chunks_seen else 1
+    if state == "working":  # a process died at it, and not while it only waited for its turn
+        state, deaths = "running", deaths + 1 if chunks == chunks_seen else 1
         if deaths >= MAX_DEATHS:
             state, error = "dead", f"{deaths} processes in a row died while they were at work on it"
             hidden = sealed(error, name.text_key)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, closing, nullcontext
 from dataclasses import dataclass, replace
 
 from .._admission.controller import AdmissionController
@@ -55,6 +55,19 @@ class Settings:
     store: JobStore | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A job that a store keeps, what its source is known by, and who is to be told when its transcription begins."""
+
+    job: StoredJob
+    identity: Identity
+    begin: OnJobKey
+
+
+async def _untold(job_key: bytes) -> None:
+    """For whom that is nothing."""
+
+
 class Runner:
     """Runs the jobs of one transcriber."""
 
@@ -104,7 +117,7 @@ class Runner:
 
         Args:
             source, context, report, reservation: see there.
-            on_job_key: told under which key the store has it, once that is known.
+            on_job_key: told under which key the store has it, when its transcription begins.
             ask_anyway: download also what failed before.
         """
         held = reservation or self.admission.current_reservation()
@@ -128,14 +141,14 @@ class Runner:
                 return
             identity = await identity_of(media)
             key = job_key(identity.sha256, cache_key, context.language, context.prompt, self.settings.chunk_seconds)
-            if on_job_key is not None:
-                await on_job_key(key)
             async with inside(store).jobs.working_on(key, may_wait=held is None) as job:
+                kept = _Kept(job, identity, on_job_key or _untold)
                 if job.state.is_finished:
+                    await kept.begin(key)
                     async with self._replaying(job, context, report) as segments:
                         yield segments
                     return
-                async with self._transcribing(media, context, report, held, (job, identity)) as segments:
+                async with self._transcribing(media, context, report, held, kept) as segments:
                     yield segments
 
     @asynccontextmanager
@@ -170,10 +183,10 @@ class Runner:
         context: ChunkContext,
         report: OnProgress,
         held: Reservation | None,
-        kept: tuple[StoredJob, Identity] | None,
+        kept: "_Kept | None",
     ) -> AsyncIterator[SegmentStream]:
         settings = self.settings
-        frozen = None if kept is None else await self._frozen_plan(kept[0])
+        frozen = None if kept is None else await self._frozen_plan(kept.job)
         plan = frozen or ChunkPlan(settings.wanted.chunk_samples, settings.longest_samples)
         limit_bytes = data_limit_bytes(media.fd)
         decoder_bytes = common_bytes(media.fd, limit_bytes)
@@ -184,13 +197,15 @@ class Runner:
             is_frozen=frozen is not None,
         )
         plan = replace(plan, wanted_samples=sizes.chunk_samples)
-        recorder: Recorder = NotRecorded() if kept is None else Recorded(kept[0], plan, kept[1])
-        async with (
-            self.admission.reserve(
+        recorder: Recorder = NotRecorded() if kept is None else Recorded(kept.job, plan, kept.identity)
+        async with AsyncExitStack() as opened_here:
+            reserving = self.admission.reserve(
                 decoder_bytes + sizes.host_bytes, timeout_seconds=settings.queue_timeout_seconds, reservation=held
-            ) as reserved,
-            self.decoding(media, limit_bytes) as decoder,
-        ):
+            )
+            reserved = await opened_here.enter_async_context(reserving)
+            if kept is not None:
+                await kept.begin(kept.job.key)
+            decoder = await opened_here.enter_async_context(self.decoding(media, limit_bytes))
             job = RunningJob(self.admission, reserved, decoder, decoder_bytes, sizes, report, self._shared.mark_used)
             with closing(job):
                 async with background() as tasks:
