@@ -208,3 +208,27 @@ def test_a_task_that_holds_a_reservation_plans_on_it(run: Run) -> None:
             assert (await mt.ChunkedTranscriber(SpeechClock(), admission=admission).plan(SPEECH)).peak_bytes
 
     run(main)
+
+
+def test_a_job_that_has_to_queue_plans_with_its_share(run: Run, tmp_path: Path) -> None:
+    """Others hold nearly all memory when it comes: it waits for them, instead of making shorter chunks."""
+    path = write_wav(tmp_path / "tone.wav", tone_samples(70.0))
+    heard: list[float] = []
+
+    class Watched(SpeechClock):
+        async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+            heard.append(chunk.duration_seconds)
+            return await super().transcribe(chunk, context)
+
+    async def main() -> None:
+        admission = mt.AdmissionController(guard=mt.MemoryGuard(limit_bytes=512 * mt.MiB), scope="process")
+        running = admission.reserve_nowait(admission.statistics().budget_bytes - 20 * mt.MiB)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(mt.ChunkedTranscriber(Watched(), admission=admission).transcribe, path)
+            with anyio.fail_after(60):
+                while not admission.statistics().waiting and not heard:
+                    await anyio.lowlevel.checkpoint()
+            running.release()
+
+    run(main)
+    assert len(heard) == 2

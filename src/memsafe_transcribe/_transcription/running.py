@@ -236,8 +236,20 @@ class Runner:
         )
 
     def free_bytes(self, held: Reservation | None) -> int:
-        """What a job may be planned with."""
-        return self.admission.statistics().budget_bytes if held is None else held.left_bytes
+        """What a job may be planned with: what is free now, or what it can wait for.
+
+        That is its share of what will be free when those that run now have ended: one that has to queue is not to make
+        many short chunks of all of a long file because memory was short when it came.
+        """
+        if held is not None:
+            return held.left_bytes
+        now = self.admission.statistics()
+        if not now.active + now.others_active:
+            return now.budget_bytes
+        share_bytes = self.admission.guard.room().largest_new_work_bytes // now.max_concurrent
+        return max(
+            now.budget_bytes, min(share_bytes, now.budget_bytes + now.reserved_bytes + now.others_reserved_bytes)
+        )
 
     def _opened_store(self) -> AbstractAsyncContextManager[None]:
         store = self.settings.store
