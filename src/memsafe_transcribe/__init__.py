@@ -12,6 +12,15 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         default_admission as default_admission,
     )
     from ._admission.reservation import Reservation as Reservation
+    from ._blocking import (
+        BlockingBatch as BlockingBatch,
+        BlockingDownloader as BlockingDownloader,
+        BlockingOutcomes as BlockingOutcomes,
+        BlockingStore as BlockingStore,
+        BlockingStream as BlockingStream,
+        BlockingTranscriber as BlockingTranscriber,
+        blocking as blocking,
+    )
     from ._download.downloader import SafeDownloader as SafeDownloader
     from ._download.failures import (
         FailedUrl as FailedUrl,
@@ -84,6 +93,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
 _WHERE = {
     "_admission.controller": "AdmissionController AdmissionStatistics default_admission",
     "_admission.reservation": "Reservation",
+    "_blocking": """BlockingBatch BlockingDownloader BlockingOutcomes BlockingStore BlockingStream BlockingTranscriber
+        blocking""",
     "_download.downloader": "SafeDownloader",
     "_download.failures": "FailedUrl FailedUrlStore FailedUrls",
     "_download.files": "DownloadedFile",
