@@ -1,12 +1,13 @@
 """A batch of long MP3s by URL, all at once, inside a real memory group, beside the same work without a limit.
 
-    python -m benchmarks.batch_in_group [--jobs 12] [--hours 4] [--limit-mib 512 256]
+    python -m benchmarks.batch_in_group [--jobs 12] [--hours 4] [--limit-mib 512 256] [--rounds 1]
 
-The server is outside of the group, the spool on disk, the engine answers at once, nothing is stored. Each limit has a
-run of its own, and before them there is one without a limit. Printed of each: how many are done, the wall time beside
-that of the run without, the processor time, what the group had at most (with the pages of files, which fill it up), the
-most of it that was anonymous, how often it was at its limit, and how many processes the kernel killed for that; then
-when each job was done, in seconds, and what went wrong.
+The server is outside of the group, the spool on disk, the engine answers at once, nothing is stored. Each round has a
+run without a limit, and then one with each of the limits. Printed of each: how many jobs are done, the wall time beside
+that of the run without, the processor time, how often the engine was called (chunks are shorter where memory is short),
+what the group had at most (with the pages of files, which fill it up), the most of it that was anonymous, how often it
+was at its limit, and how many processes the kernel killed for that; then when each job was done, in seconds, and what
+went wrong.
 
 Groups take root; without it there is only the run without a limit.
 """
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -32,12 +33,14 @@ from memsafe_transcribe._download.spool import is_memory
 
 _TIMEOUT_SECONDS = 3600
 _SAMPLE_SECONDS = 0.1
+_WORDS_PER_SECOND = 2.5
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the batch itself saw: when each source was done, and what came of those that are not."""
+    """What the batch itself saw: calls of the engine, when each source was done, and what came of the others."""
 
+    calls: int = 0
     done_seconds: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
@@ -62,7 +65,14 @@ async def host(jobs: int, hours: float, url: str, spool_dir: Path) -> Batch:
     admission = mt.AdmissionController(max_concurrent=jobs)
     policy = mt.UrlPolicy(allow_private=True)
     downloader = mt.SafeDownloader(policy=policy, admission=admission, spool_dir=spool_dir)
-    transcriber = mt.ChunkedTranscriber(_engine, admission=admission, downloader=downloader)
+    calls = 0
+
+    async def engine(chunk: mt.AudioChunk) -> str:
+        nonlocal calls
+        calls += 1
+        return " ".join(["word"] * int(chunk.duration_seconds * _WORDS_PER_SECOND))
+
+    transcriber = mt.ChunkedTranscriber(engine, admission=admission, downloader=downloader)
     batch, started = Batch(), time.monotonic()
     urls = [f"{url}{number}" for number in range(jobs)]
     async with mt.BatchTranscriber(transcriber, max_batch_size=jobs).run(urls) as outcomes:
@@ -73,12 +83,7 @@ async def host(jobs: int, hours: float, url: str, spool_dir: Path) -> Batch:
                 batch.errors.append(f"{outcome.source}: only {outcome.transcript.duration_seconds} s of it")
             else:
                 batch.done_seconds.append(round(time.monotonic() - started, 1))
-    return batch
-
-
-async def _engine(chunk: mt.AudioChunk) -> str:
-    """150 words a minute."""
-    return " ".join(["word"] * int(chunk.duration_seconds * 2.5))
+    return replace(batch, calls=calls)
 
 
 def measure(jobs: int, hours: float, limits_mib: list[int]) -> Iterator[Run]:
@@ -162,9 +167,10 @@ def _oom_kills(groups: Groups) -> int:
 def line(run: Run, jobs: int, unlimited: Run) -> str:
     """One run, for people."""
     limit = "no limit" if run.limit_mib is None else f"{run.limit_mib} MiB"
+    ratio = run.wall_seconds / unlimited.wall_seconds
     text = (
-        f"{limit:8} {len(run.batch.done_seconds)} of {jobs} done, {run.wall_seconds:6.1f} s "
-        f"({run.wall_seconds / unlimited.wall_seconds:4.2f} of the time without), {run.cpu_seconds:6.1f} s of processor"
+        f"{limit:8} {len(run.batch.done_seconds)} of {jobs} done, {run.wall_seconds:6.1f} s ({ratio:4.2f} of the time "
+        f"without), {run.cpu_seconds:6.1f} s of processor, {run.batch.calls} calls"
     )
     if run.limit_mib is not None:
         text += (
@@ -180,17 +186,19 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=12)
     parser.add_argument("--hours", type=float, default=4.0)
     parser.add_argument("--limit-mib", type=int, nargs="*", default=[512, 256])
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
         batch = anyio.run(host, options.jobs, options.hours, options.inside[0], Path(options.inside[1]))
         print(json.dumps(asdict(batch)))
         return
-    unlimited = None
     try:
-        for run in measure(options.jobs, options.hours, options.limit_mib):
-            unlimited = unlimited or run
-            print(line(run, options.jobs, unlimited), flush=True)
+        for _ in range(options.rounds):
+            unlimited = None
+            for run in measure(options.jobs, options.hours, options.limit_mib):
+                unlimited = unlimited or run
+                print(line(run, options.jobs, unlimited), flush=True)
     except GroupsUnavailableError as error:
         print(f"no groups of our own: {error}")
     print("load at the end:", *os.getloadavg())

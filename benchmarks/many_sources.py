@@ -17,10 +17,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import anyio
 
@@ -70,33 +70,42 @@ class Engine:
         return mt.ChunkResult(text="a tone")
 
 
-def measure(sources: int, isolation: Isolation) -> Report:
+def measure(sources: int, isolation: Isolation, on_row: Callable[[Row], object] = lambda row: None) -> Report:
     """Run the batch in a fresh process."""
     from tests.support.media import write_encoded  # it loads PyAV
 
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tones = [write_encoded(folder / f"{seconds}.mp3", "mp3", seconds) for seconds in _TONE_SECONDS]
         with loopback(tones) as url:
             command = [sys.executable, "-m", "benchmarks.many_sources", "--sources", str(sources)]
-            inside = ["--isolation", isolation, "--inside", url, str(folder)]
+            command += ["--isolation", isolation, "--inside", url, name]
             env = {**os.environ, "MEMSAFE_LEDGER_DIR": name}  # nobody else's work counts
-            said = subprocess.run([*command, *inside], check=True, stdout=subprocess.PIPE, text=True, env=env).stdout
-    found: dict[str, Any] = json.loads(said)
-    return Report(**{**found, "rows": [Row(**row) for row in found["rows"]]})
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) as process:
+                assert process.stdout is not None
+                for line in process.stdout:
+                    found = json.loads(line)
+                    if "done" in found:
+                        rows.append(Row(**found))
+                        on_row(rows[-1])
+    assert process.returncode == 0, f"the batch ended with {process.returncode}"
+    return Report(rows, **found)
 
 
-async def host(sources: int, isolation: Isolation, url: str, folder: Path) -> Report:
-    """The batch itself."""
+async def host(sources: int, isolation: Isolation, url: str, folder: Path) -> None:
+    """The batch itself: prints each row, and then what else there is in a report."""
     store = mt.JobStore(folder / "jobs.sqlite")
     downloader = mt.SafeDownloader(policy=mt.UrlPolicy(allow_private=True), failures=store, spool_dir=folder)
     transcriber = mt.ChunkedTranscriber(Engine(), store=store, downloader=downloader, isolation=isolation)
     async with store:
-        rows = [row async for row in _rows(mt.BatchTranscriber(transcriber), sources, url)]
+        async for row in _rows(mt.BatchTranscriber(transcriber), sources, url):
+            print(json.dumps(asdict(row)), flush=True)
         before_mib = _size_mib(store.path)
         started = time.perf_counter()
         cleanup = await store.cleanup(finished_seconds=0, spool_dir=folder)
-        return Report(rows, before_mib, _size_mib(store.path), time.perf_counter() - started, cleanup.jobs)
+        rest = {"database_mib": before_mib, "cleaned_mib": _size_mib(store.path), "jobs_removed": cleanup.jobs}
+        print(json.dumps({**rest, "cleanup_seconds": time.perf_counter() - started}))
 
 
 async def _rows(batch: mt.BatchTranscriber, sources: int, url: str) -> AsyncGenerator[Row]:
@@ -124,6 +133,11 @@ def _size_mib(path: Path) -> float:
     return sum(each.stat().st_size for each in (path, Path(f"{path}-wal")) if each.exists()) / mt.MiB
 
 
+def _show(row: Row) -> None:
+    costs = f"{row.wall_ms:8.1f} {row.host_cpu_ms:12.1f} {row.decoder_cpu_ms:15.1f}"
+    print(f"{row.done:8} {row.resident_mib:13.1f} {costs}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sources", type=int, default=10_000)
@@ -131,14 +145,10 @@ def main() -> None:
     parser.add_argument("--inside", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside:
-        report = anyio.run(host, options.sources, options.isolation, options.inside[0], Path(options.inside[1]))
-        print(json.dumps(asdict(report)))
+        anyio.run(host, options.sources, options.isolation, options.inside[0], Path(options.inside[1]))
         return
-    report = measure(options.sources, options.isolation)
     print(f"{'sources':>8} {'resident MiB':>13} {'wall ms':>8} {'host CPU ms':>12} {'decoder CPU ms':>15}")
-    for row in report.rows:
-        costs = f"{row.wall_ms:8.1f} {row.host_cpu_ms:12.1f} {row.decoder_cpu_ms:15.1f}"
-        print(f"{row.done:8} {row.resident_mib:13.1f} {costs}")
+    report = measure(options.sources, options.isolation, _show)
     print(f"memory rose by {report.rise_mib:.1f} MiB")
     print(
         f"database {report.database_mib:.1f} MiB, after cleanup {report.cleaned_mib:.2f}: {report.jobs_removed} jobs "

@@ -11,8 +11,8 @@ import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=30)
 for line in sys.stdin:
     for statement in line.split(";"):
-        connection.execute(statement).fetchall()
-    print("done", flush=True)
+        rows = connection.execute(statement).fetchall()
+    print(rows[0][0] if rows else "done", flush=True)
 """
 
 
@@ -22,13 +22,19 @@ class OtherProgram:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
 
-    def execute(self, statements: str) -> None:
-        """Run these, which have no line breaks, and wait until they are done."""
+    def execute(self, statements: str) -> str:
+        """Run these, which have no line breaks, and wait until they are done.
+
+        Returns:
+            The first value that the last of them gives.
+        """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{statements}\n")
         self._process.stdin.flush()
-        assert self._process.stdout.readline() == "done\n"
+        answer = self._process.stdout.readline()
+        assert answer, "it failed"
+        return answer.strip()
 
 
 @contextmanager

@@ -346,7 +346,7 @@ def test_a_fresh_file_that_is_made_meanwhile_is_not_another_programs(
 _FRESH = """
 import multiprocessing, pathlib, sys
 import anyio, memsafe_transcribe as mt
-CHILDREN, FILES = 8, 12
+CHILDREN, FILES = 8, 6
 
 def work(number, together, errors):
     for file in range(FILES):

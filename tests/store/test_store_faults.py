@@ -2,7 +2,6 @@
 
 import errno
 import os
-import re
 import shutil
 import sqlite3
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 from ..support.batch_child import Nursery, Order, Result, asked, nursery, read_trace
 from ..support.media import tone_samples, write_wav
 from ..support.server import Server
+from .watching import chunk_of, chunks_in
 
 LONG = os.environ.get("MEMSAFE_TEST_PROFILE") == "long"
 _POINTS = 2  # of each kind, in the short form
@@ -34,7 +34,6 @@ FAULTS = [
     pytest.param(errno.EMFILE, _DESCRIPTORS, True, id="no descriptors"),
     pytest.param(_KILL, _ALL, False, id="killed"),
 ]
-_CHUNK = re.compile(r"[0-9a-f]{16}@[0-9.]+")
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +91,9 @@ class Place:
                 "SELECT * FROM chunks a JOIN chunks b ON a.job_id = b.job_id AND a.core_start < b.core_start"
                 " AND b.core_start < a.core_end"
             ).fetchall()
-            found = [_CHUNK.findall(row[0].decode()) for row in connection.execute("SELECT result FROM chunks")]
+            names = [chunk_of(result) for (result,) in connection.execute("SELECT result FROM chunks")]
         assert overlaps == []
-        names = [name for names in found for name in names]
-        assert len(names) == len(set(names)) == len(found), "a chunk is stored twice"
+        assert len(names) == len(set(names)), "a chunk is stored twice"
         return set(names)
 
 
@@ -162,7 +160,7 @@ def check_point(place: Place, fault: tuple[int, int, int, int], *, is_begun: boo
                 assert outcome.error, (where, outcome)
             else:
                 assert outcome.transcript == place.expected[outcome.source], where
-                assert not outcome.is_stored or set(_CHUNK.findall(outcome.transcript)) <= stored, (where, outcome)
+                assert not outcome.is_stored or chunks_in(outcome.transcript) <= stored, (where, outcome)
     assert list(Path(place.order.spool_dir).iterdir()) == [], where
     again = place.nursery.run(place.order)
     calls = asked(read_trace(place.order.trace))

@@ -2,7 +2,6 @@
 
 import os
 import random
-import re
 import shutil
 import sqlite3
 import sys
@@ -23,6 +22,7 @@ from ..support.batch_child import Nursery, Order, asked, nursery, open_phases, r
 from ..support.media import encode, tone_samples, write_long_mp3, write_wav
 from ..support.needs import tmpfs
 from ..support.server import Server
+from .watching import WATCHED, chunk_of
 
 LONG = os.environ.get("MEMSAFE_TEST_PROFILE") == "long"
 KILLS = 300 if LONG else 8
@@ -31,20 +31,6 @@ _FILES = 20
 _ENGINE_SECONDS = 0.03
 _MOST_KILLS = MAX_DEATHS - 1  # in a row, or a source that was in work at each would be given up
 _MOST_CALLS = 3  # the slots of the default admission
-_CHUNK = re.compile(rb"[0-9a-f]{16}@[0-9.]+")
-
-_WATCHED = """
-CREATE TABLE happened (what TEXT, job_key BLOB, core_start INTEGER, result BLOB);
-CREATE TRIGGER inserted AFTER INSERT ON chunks BEGIN
-    INSERT INTO happened SELECT 'stored', key, new.core_start, new.result FROM jobs WHERE id = new.job_id;
-END;
-CREATE TRIGGER deleted AFTER DELETE ON chunks BEGIN
-    INSERT INTO happened VALUES ('removed', NULL, old.core_start, old.result);
-END;
-CREATE TRIGGER updated AFTER UPDATE ON chunks BEGIN
-    INSERT INTO happened VALUES ('changed', NULL, old.core_start, old.result);
-END;
-"""
 
 
 @dataclass(frozen=True)
@@ -105,7 +91,7 @@ async def make_watched_store(path: Path) -> None:
     async with mt.JobStore(path):
         pass
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(_WATCHED)
+        connection.executescript(WATCHED)
 
 
 def happened(store: Path, folder: Path) -> Counter[tuple[str, str]]:
@@ -118,9 +104,7 @@ def happened(store: Path, folder: Path) -> Counter[tuple[str, str]]:
     with closing(sqlite3.connect(folder / store.name)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         rows = connection.execute("SELECT what, result FROM happened").fetchall()
-    found = [(what, _CHUNK.findall(result)) for what, result in rows]
-    assert all(len(chunks) == 1 for _, chunks in found)
-    return Counter((what, chunk.decode()) for what, (chunk,) in found)
+    return Counter((what, chunk_of(result)) for what, result in rows)
 
 
 def moments(seed: int, run_seconds: float) -> Iterator[tuple[tuple[str, int] | None, float]]:

@@ -271,9 +271,9 @@ def _tell_of_decodes_and_commits(trace: Trace) -> None:
         trace.tell("decode", "-")
         return cut
 
-    def telling_transact(self: Database, function: Callable[[Any], Any], begin: str, is_durable: bool = False) -> Any:
+    def telling_transact(self: Database, function: Callable[[Any], Any], begin: str, *rest: Any) -> Any:
         if begin == "BEGIN":
-            return transact(self, function, begin)
+            return transact(self, function, begin, *rest)
 
         def telling_function(connection: Any) -> Any:
             result = function(connection)
@@ -281,7 +281,7 @@ def _tell_of_decodes_and_commits(trace: Trace) -> None:
             return result
 
         trace.tell("commit", "+")
-        result = transact(self, telling_function, begin, is_durable)
+        result = transact(self, telling_function, begin, *rest)
         trace.tell("commit", "-")
         return result
 
@@ -362,7 +362,7 @@ def _nurse() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how they ended
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: what a killed batch leaves is given to this one
     attempting._BACKOFF_SECONDS = 0.01  # noqa: SLF001
-    assert all(getattr(mt, name) for name in mt.__all__)
+    assert all(getattr(mt, name) for name in mt.__all__)  # all is imported, `decoding` too: a fork need not
     anyio.run(anyio.lowlevel.checkpoint)
     for line in sys.stdin:
         if (pid := os.fork()) == 0:

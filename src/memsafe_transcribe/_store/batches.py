@@ -6,14 +6,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from hmac import digest as hmac_digest
 from typing import Literal
 
 from .database import Database
+from .failed_urls import secret_of
 from .locks import Locks
+from .sealing import key_of, sealed, unsealed
 
 MAX_DEATHS = 10  # of processes that were at work on a source, without another chunk in between
 
 State = Literal["running", "waiting", "done", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What a source is found by, and what its errors are sealed with."""
+
+    key: bytes
+    text_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,32 +49,32 @@ class SourceState:
 class BatchSource:
     """One source of a running batch, while nobody else is at work on it."""
 
-    def __init__(self, database: Database, key: bytes, state: SourceState) -> None:
+    def __init__(self, database: Database, name: _Name, state: SourceState) -> None:
         self.state = state
         self._database = database
-        self._key = key
+        self._name = name
 
     async def leads_to(self, job_key: bytes) -> None:
         """Remember the job, which is kept for as long as the batch is."""
         if job_key != self.state.job_key:
             await self._database.write(
                 lambda connection: connection.execute(
-                    "UPDATE sources SET job_key = ?, chunks_seen = 0 WHERE key = ?", (job_key, self._key)
+                    "UPDATE sources SET job_key = ?, chunks_seen = 0 WHERE key = ?", (job_key, self._name.key)
                 )
             )
 
     async def done(self) -> None:
         """It is transcribed."""
-        await self._database.write(partial(_ended, key=self._key, state="done", attempts=0, error=None))
+        await self._database.write(partial(_ended, name=self._name, state="done", attempts=0, error=None))
 
     async def failed(self, attempts: int, error: str, *, is_final: bool) -> None:
         """It failed, so often in all; unless that is final, it is in work still."""
         state: State = "dead" if is_final else "running"
-        await self._database.write(partial(_ended, key=self._key, state=state, attempts=attempts, error=error))
+        await self._database.write(partial(_ended, name=self._name, state=state, attempts=attempts, error=error))
 
     async def interrupted(self, attempts: int) -> None:
         """It was given up for now, through no fault of its own."""
-        await self._database.write(partial(_ended, key=self._key, state="waiting", attempts=attempts, error=None))
+        await self._database.write(partial(_ended, name=self._name, state="waiting", attempts=attempts, error=None))
 
 
 class Batches:
@@ -82,9 +93,14 @@ class Batches:
         while True:
             batch_id = await self._database.write(partial(_joined, name=name))
             lock = await self._locks.lock(_name(batch_id), shared=True)
-            if await self._database.read(partial(_is_open, batch_id=batch_id)):
+            is_open = False
+            try:
+                is_open = await self._database.read(partial(_is_open, batch_id=batch_id))
+            finally:
+                if not is_open:
+                    lock.release()
+            if is_open:  # else it was removed, or finished, just now
                 break
-            lock.release()  # it was removed, or finished, just now
         batch = RunningBatch(self._database, self._locks, batch_id)
         try:
             yield batch
@@ -130,17 +146,20 @@ class RunningBatch:
         self._batch_id = batch_id
 
     @asynccontextmanager
-    async def source(self, key: bytes, *, again: bool) -> AsyncIterator[BatchSource]:
-        """`async with` this: one source, once nobody else is at work on it; a second one of the same key waits.
+    async def source(self, identity: str, *, again: bool) -> AsyncIterator[BatchSource]:
+        """`async with` this: one source, once nobody else is at work on it; a second one that is the same waits.
 
         Args:
-            key: what it is told by.
+            identity: what it is told by, of which only a hash is kept that this database alone can make.
             again: forget that it was given up.
         """
+        secret = await self._database.read(secret_of)
+        key = hmac_digest(secret, identity.encode("utf-8", "surrogatepass"), "sha256")
+        name = _Name(key, key_of(secret, identity))
         lock = await self._locks.lock(b"source " + key)
         try:
-            state = await self._database.write(partial(_begun, key=key, batch_id=self._batch_id, again=again))
-            yield BatchSource(self._database, key, state)
+            state = await self._database.write(partial(_begun, name=name, batch_id=self._batch_id, again=again))
+            yield BatchSource(self._database, name, state)
         finally:
             lock.release()
 
@@ -160,13 +179,14 @@ def _name(batch_id: int) -> bytes:
 
 
 def _joined(connection: sqlite3.Connection, name: str) -> int:
-    """The batch of this name that is not finished; a new one if there is none."""
-    row = connection.execute("SELECT max(id) FROM batches WHERE name = ? AND NOT is_finished", (name,)).fetchone()
-    if row[0] is None:
-        row = connection.execute(
-            "INSERT INTO batches (name, active_at) VALUES (?, ?) RETURNING id", (name, time.time())
-        ).fetchone()
-    return int(row[0])
+    """The batch of this name that is not finished; a new one if there is none. That is activity."""
+    (found,) = connection.execute("SELECT max(id) FROM batches WHERE name = ? AND NOT is_finished", (name,)).fetchone()
+    (batch_id,) = connection.execute(
+        "INSERT INTO batches (id, name, active_at) VALUES (?, ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET active_at = excluded.active_at RETURNING id",
+        (found, name, time.time()),
+    ).fetchone()
+    return int(batch_id)
 
 
 def _is_open(connection: sqlite3.Connection, batch_id: int) -> bool:
@@ -177,41 +197,45 @@ def _finished(connection: sqlite3.Connection, batch_id: int) -> None:
     connection.execute("UPDATE batches SET is_finished = 1, active_at = ? WHERE id = ?", (time.time(), batch_id))
 
 
-def _begun(connection: sqlite3.Connection, key: bytes, batch_id: int, again: bool) -> SourceState:
+def _begun(connection: sqlite3.Connection, name: _Name, batch_id: int, again: bool) -> SourceState:
     """What is known of a source, which is of this batch from now on."""
+    connection.execute("UPDATE batches SET active_at = ? WHERE id = ?", (time.time(), batch_id))
     row = connection.execute(
         "SELECT state, attempts, deaths, job_key, error, chunks_seen,"
         " (SELECT count(*) FROM chunks JOIN jobs ON jobs.id = job_id WHERE jobs.key = sources.job_key)"
         " FROM sources WHERE key = ?",
-        (key,),
+        (name.key,),
     ).fetchone()
     if row is None:
-        connection.execute("INSERT INTO sources (key, batch_id, state) VALUES (?, ?, 'running')", (key, batch_id))
+        connection.execute("INSERT INTO sources (key, batch_id, state) VALUES (?, ?, 'running')", (name.key, batch_id))
         return SourceState("running")
-    state, attempts, deaths, job_key, error, chunks_seen, chunks = row
+    state, attempts, deaths, job_key, hidden, chunks_seen, chunks = row
+    error = None if hidden is None else unsealed(hidden, name.text_key)
     if state == "running":
         deaths = deaths + 1 if chunks == chunks_seen else 1
         if deaths >= MAX_DEATHS:
             state, error = "dead", f"{deaths} processes in a row died while they were at work on it"
+            hidden = sealed(error, name.text_key)
     if state == "waiting" or (state == "dead" and again):
         attempts, deaths = (0, 0) if again else (attempts, deaths)
         state = "running"
     connection.execute(
         "UPDATE sources SET batch_id = ?, state = ?, attempts = ?, deaths = ?, error = ?, chunks_seen = ?"
         " WHERE key = ?",
-        (batch_id, state, attempts, deaths, error, chunks, key),
+        (batch_id, state, attempts, deaths, hidden, chunks, name.key),
     )
     return SourceState(state, attempts, deaths, job_key, error)
 
 
-def _ended(connection: sqlite3.Connection, key: bytes, state: State, attempts: int, error: str | None) -> None:
+def _ended(connection: sqlite3.Connection, name: _Name, state: State, attempts: int, error: str | None) -> None:
+    hidden = None if error is None else sealed(error, name.text_key)
     connection.execute(
         "UPDATE sources SET state = ?, attempts = ?, deaths = 0, error = ? WHERE key = ?",
-        (state, attempts, error, key),
+        (state, attempts, hidden, name.key),
     )
     connection.execute(
         "UPDATE batches SET active_at = ? WHERE id = (SELECT batch_id FROM sources WHERE key = ?)",
-        (time.time(), key),
+        (time.time(), name.key),
     )
 
 

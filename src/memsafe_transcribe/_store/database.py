@@ -92,9 +92,18 @@ class Database:
     async def leave(self, user: object) -> None:
         """There is one user less; after the last one, it is closed."""
         self._users.discard(user)
-        if not self._users:
+        if self._users:
+            return
+        try:
             with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
                 await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
+        except BaseException:  # asyncio's own Task.cancel() breaks through the shield, before the thread has begun
+            if self._lock.acquire(blocking=False):  # else somebody is at work with it, and closes it
+                try:
+                    self._close_if_unused_locked()
+                finally:
+                    self._lock.release()
+            raise
 
     async def read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run a function that only reads, on one state of the file.
@@ -251,8 +260,11 @@ class Database:
 
     def _close_if_unused(self) -> None:
         with self._lock:
-            if not self._users:
-                self._close()
+            self._close_if_unused_locked()
+
+    def _close_if_unused_locked(self) -> None:
+        if not self._users:
+            self._close()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

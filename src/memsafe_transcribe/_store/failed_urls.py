@@ -6,6 +6,7 @@ from functools import partial
 
 from .._download.failures import FailedUrl, url_digest
 from .database import Database
+from .sealing import key_of, sealed, unsealed
 
 
 class StoredFailedUrls:
@@ -46,23 +47,23 @@ def secret_of(connection: sqlite3.Connection) -> bytes:
 
 
 def _find(connection: sqlite3.Connection, url: str) -> FailedUrl | None:
+    secret = secret_of(connection)
     row = connection.execute(
         "SELECT reason, status_code, until_seconds FROM failed_urls WHERE digest = ? AND until_seconds > ?",
-        (url_digest(secret_of(connection), url), time.time()),
+        (url_digest(secret, url), time.time()),
     ).fetchone()
-    return None if row is None else FailedUrl(*row)
+    if row is None:
+        return None
+    reason, status_code, until_seconds = row
+    return FailedUrl(unsealed(reason, key_of(secret, url)), status_code, until_seconds)
 
 
 def _remember(connection: sqlite3.Connection, url: str, failed: FailedUrl) -> None:
+    secret = secret_of(connection)
+    reason = sealed(failed.reason, key_of(secret, url))
     connection.execute(
         "INSERT OR REPLACE INTO failed_urls VALUES (?, ?, ?, ?, ?)",
-        (
-            url_digest(secret_of(connection), url),
-            failed.reason,
-            failed.status_code,
-            failed.until_unix_seconds,
-            time.time(),
-        ),
+        (url_digest(secret, url), reason, failed.status_code, failed.until_unix_seconds, time.time()),
     )
 
 

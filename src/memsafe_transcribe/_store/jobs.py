@@ -103,7 +103,7 @@ class Job:
         """
 
         def keep(connection: sqlite3.Connection) -> None:
-            job_id = _touched(connection, self.key, plan)
+            job_id = self._touched(connection, plan)
             connection.execute(
                 "DELETE FROM chunks WHERE job_id = ? AND core_start < ? AND core_end > ?",
                 (job_id, chunk.core_end, chunk.core_start),
@@ -120,7 +120,7 @@ class Job:
         """Say that all of it was heard."""
 
         def finish(connection: sqlite3.Connection) -> None:
-            job_id = _touched(connection, self.key, plan)
+            job_id = self._touched(connection, plan)
             connection.execute(
                 "UPDATE jobs SET total_samples = ?, gaps = ? WHERE id = ?", (total_samples, gaps, job_id)
             )
@@ -132,6 +132,25 @@ class Job:
         """Begin anew."""
         await self._database.write(lambda connection: connection.execute("DELETE FROM jobs WHERE key = ?", (self.key,)))
         self.state = JobState()
+
+    def _touched(self, connection: sqlite3.Connection, plan: ChunkPlan) -> int:
+        """The id of the job, which is made if there is none; with its activity.
+
+        Raises:
+            StoreError: whoever made it cuts it otherwise, so that chunks of both would leave holes. That needs somebody
+                who removed the locks.
+        """
+        row = connection.execute(
+            "INSERT INTO jobs (key, wanted_samples, longest_samples, active_at) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET active_at = excluded.active_at"
+            " WHERE (wanted_samples, longest_samples) = (excluded.wanted_samples, excluded.longest_samples)"
+            " RETURNING id",
+            (self.key, plan.wanted_samples, plan.longest_samples, time.time()),
+        ).fetchone()
+        if row is None:
+            path = str(self._database.path)
+            raise StoreError(f"{path}: the same audio is in work elsewhere, cut otherwise", path=path, reason="busy")
+        return int(row[0])
 
 
 class Jobs:
@@ -152,10 +171,7 @@ class Jobs:
         Raises:
             StoreError: see there; or the store cannot be used.
         """
-        while True:
-            claimed = await self._claim(key)
-            if claimed is not None:
-                break
+        while (claimed := await self._claim(key)) is None:
             if not may_wait:
                 raise StoreError(
                     f"{self._database.path}: the same audio is in work elsewhere, and cannot be waited for on a "
@@ -184,19 +200,18 @@ class Jobs:
 
     async def _claim(self, key: bytes) -> tuple[Lock, JobState] | None:
         """Its lock, shared where it is finished, alone where it is not; None while somebody else has that."""
-        state = await self._database.read(partial(_read, key=key))
-        lock = self._locks.try_lock(_name(key), shared=state.is_finished)
-        if lock is None:
-            return None
-        try:
-            now = await self._database.write(partial(_used, key=key))
-            if now.is_finished == state.is_finished:
-                return lock, now
-            lock.release()
-            return None
-        except BaseException:
-            lock.release()
-            raise
+        is_finished = (await self._database.read(partial(_read, key=key))).is_finished
+        while (lock := self._locks.try_lock(_name(key), shared=is_finished)) is not None:
+            try:
+                state = await self._database.write(partial(_used, key=key))
+            except BaseException:
+                lock.release()
+                raise
+            if state.is_finished == is_finished:
+                return lock, state
+            lock.release()  # it was finished, or removed, just now
+            is_finished = state.is_finished
+        return None
 
     async def remove_old(self, finished_before: float, unfinished_before: float) -> "Removed":
         """Remove the jobs that no batch knows, that nobody is at work on, and that were last active before those times.
@@ -250,7 +265,7 @@ def _name(key: bytes) -> bytes:
 
 def _used(connection: sqlite3.Connection, key: bytes) -> JobState:
     """What is known of it; that it is looked at counts as its activity."""
-    connection.execute("UPDATE jobs SET active_at = ? WHERE key = ? AND total_samples IS NOT NULL", (time.time(), key))
+    connection.execute("UPDATE jobs SET active_at = ? WHERE key = ?", (time.time(), key))
     return _read(connection, key)
 
 
@@ -262,16 +277,6 @@ def _read(connection: sqlite3.Connection, key: bytes) -> JobState:
         return JobState()
     wanted_samples, longest_samples, total_samples, gaps = row
     return JobState(ChunkPlan(wanted_samples, longest_samples), total_samples, gaps)
-
-
-def _touched(connection: sqlite3.Connection, key: bytes, plan: ChunkPlan) -> int:
-    """The id of the job, which is made if there is none; with its activity."""
-    (job_id,) = connection.execute(
-        "INSERT INTO jobs (key, wanted_samples, longest_samples, active_at) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT (key) DO UPDATE SET active_at = excluded.active_at RETURNING id",
-        (key, plan.wanted_samples, plan.longest_samples, time.time()),
-    ).fetchone()
-    return int(job_id)
 
 
 _IS_OLD = (

@@ -31,9 +31,21 @@ class Lock:
         self._at = at
         _held.add(self)
 
-    def share(self) -> None:
-        """Let others have it too, of those who only share it."""
-        _set_lock(self._fd, fcntl.F_RDLCK, self._at)
+    def try_set(self, *, shared: bool) -> bool:
+        """Whether it could be had."""
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, self._at, 1, 0))
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def is_of(self, path: Path) -> bool:
+        """Whether its file still has that name."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self._fd))
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Give it back; again does nothing."""
@@ -59,21 +71,23 @@ class Locks:
             shared: content with others that share it; only who wants it alone has to wait.
 
         Raises:
-            StoreError: the file cannot be opened.
+            StoreError: the file cannot be opened, or its file system knows no locks.
         """
         at = int.from_bytes(sha256(name).digest()[:8]) >> 2
         while True:
+            lock = None
             try:
-                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                lock = Lock(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), at)
+                is_had = lock.try_set(shared=shared)
+                if is_had and lock.is_of(self._path):
+                    return lock
             except OSError as error:
+                if lock is not None:
+                    lock.release()
                 raise StoreError(f"{self._path}: {error.strerror}", path=str(self._path), reason="refused") from error
-            lock = Lock(fd, at)
-            if not _set_lock(fd, fcntl.F_RDLCK if shared else fcntl.F_WRLCK, at):
-                lock.release()
-                return None
-            if self._is_named(fd):
-                return lock
-            lock.release()  # somebody removed the file just now
+            lock.release()
+            if not is_had:
+                return None  # else somebody removed the file just now
 
     async def lock(self, name: bytes, *, shared: bool = False) -> Lock:
         """The same, waited for: the kernel tells nobody when it is free, so that it is looked for at times."""
@@ -81,20 +95,6 @@ class Locks:
             if (lock := self.try_lock(name, shared=shared)) is not None:
                 return lock
             await anyio.sleep(_POLL_SECONDS)
-
-    def _is_named(self, fd: int) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._path), os.fstat(fd))
-        except FileNotFoundError:
-            return False
-
-
-def _set_lock(fd: int, kind: int, at: int) -> bool:
-    try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, at, 1, 0))
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
 
 
 def _forget_in_child() -> None:

@@ -7,6 +7,8 @@ batches      one per run; what died unfinished is continued by the next run of i
 sources      which job a batch's source led to, by a keyed hash of the source and the settings; what came of it, and
              how often it was tried in vain
 failed_urls  by a keyed hash, too: no URL is kept
+
+What errors said, `error` and `reason`, is sealed: it names URLs and paths.
 """
 
 VERSION = 1
@@ -51,13 +53,13 @@ MIGRATIONS = (
         attempts INTEGER NOT NULL DEFAULT 0,
         deaths INTEGER NOT NULL DEFAULT 0,
         chunks_seen INTEGER NOT NULL DEFAULT 0,
-        error TEXT
+        error BLOB
     );
     CREATE INDEX sources_by_batch ON sources (batch_id);
     CREATE INDEX sources_by_job ON sources (job_key);
     CREATE TABLE failed_urls (
         digest BLOB PRIMARY KEY,
-        reason TEXT NOT NULL,
+        reason BLOB NOT NULL,
         status_code INTEGER,
         until_seconds REAL NOT NULL,
         failed_at REAL NOT NULL

@@ -4,7 +4,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from hmac import digest as hmac_digest
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +13,7 @@ from .._tasks import background
 from .batches import Batches
 from .cleaning import Ages, Cleanup, clean, keep_clean
 from .database import Database
-from .failed_urls import StoredFailedUrls, secret_of
+from .failed_urls import StoredFailedUrls
 from .jobs import Jobs
 from .locks import Locks
 
@@ -28,7 +27,7 @@ class JobStore:
 
     The file is opened by whoever uses it and closed with its last user; as an async context manager it stays open until
     the block ends. Beside it lie `-wal` and `-shm` files while it is open, and a small `-locks` file. It holds
-    transcripts, and of URLs and paths only hashes; its owner alone can read it.
+    transcripts, the names of batches, and of URLs and paths only hashes; its owner alone can read it.
 
     Args:
         path: of the file; its folder must exist, on a file system of this machine (SQLite's WAL needs shared memory).
@@ -144,11 +143,6 @@ class Inside:
         self.jobs = Jobs(self.database, locks)
         self.batches = Batches(self.database, locks)
         self.failed_urls = StoredFailedUrls(self.database)
-
-    async def hashed(self, text: str) -> bytes:
-        """A hash that only this database can make: what it stands for cannot be found by trying."""
-        secret = await self.database.read(secret_of)
-        return hmac_digest(secret, text.encode("utf-8", "surrogatepass"), "sha256")
 
 
 def inside(store: JobStore) -> Inside:

@@ -5,8 +5,8 @@ import logging
 import os
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import anyio
@@ -26,7 +26,6 @@ from .._errors import (
     TranscriberQuotaError,
 )
 from .._store.batches import RunningBatch, SourceState
-from .._store.store import JobStore, inside
 from .outcomes import Outcome
 from .progress import OnProgress
 from .protocol import ChunkContext
@@ -65,7 +64,7 @@ def name_of(source: Source) -> str:
     """What a source is called, without secrets."""
     if is_url(source):
         return shown(str(source))
-    return os.fspath(source) if isinstance(source, os.PathLike) else type(source).__name__
+    return os.fsdecode(source) if isinstance(source, os.PathLike) else type(source).__name__
 
 
 class Entry(Protocol):
@@ -142,8 +141,7 @@ class Attempting:
                     again = self.retry_failed or attempts > state.attempts  # known bad by its own failure
                     transcript = await self._transcribed(source, entry.leads_to, report, ask_anyway=again)
                     is_settled = True
-                    await entry.done()
-                    return Outcome(index, source, transcript, attempts=attempts)
+                    return Outcome(index, source, await _noted(entry, transcript), attempts=attempts)
                 except Exception as error:
                     verdict = verdict_on(error)
                     if verdict == "later":
@@ -177,35 +175,42 @@ class Attempting:
 
     @asynccontextmanager
     async def _entry(self, source: Source) -> AsyncIterator[Entry]:
-        store = self.runner.settings.store
         identity = _identity(source)
-        if store is None or self.batch is None or identity is None:
+        if self.batch is None or identity is None:
             yield Unremembered(self.batch)
             return
-        async with self.batch.source(await self._key(store, identity), again=self.retry_failed) as entry:
-            yield entry
-
-    async def _key(self, store: JobStore, identity: str) -> bytes:
-        runner, context = self.runner, self.context
         settings = (
-            runner.engine.capabilities.cache_key,
-            context.language,
-            context.prompt,
-            runner.settings.chunk_seconds,
+            self.runner.engine.capabilities.cache_key,
+            self.context.language,
+            self.context.prompt,
+            self.runner.settings.chunk_seconds,
         )
-        return await inside(store).hashed(json.dumps((identity, *settings)))
+        async with self.batch.source(json.dumps((identity, *settings)), again=self.retry_failed) as entry:
+            yield entry
 
 
 def _identity(source: Source) -> str | None:
-    """What a source is known by before it is read; None for what has no name. A changed file is another one."""
+    """What a source is known by before it is read; None for what has no name. A file that was changed is another."""
     if is_url(source):
         return f"url {source}"
     if not isinstance(source, os.PathLike):
         return None
-    with suppress(OSError):
-        found = os.stat(source)
-        return f"path {os.path.abspath(source)} {found.st_size} {found.st_mtime_ns}"
-    return f"path {os.path.abspath(source)}"
+    path = os.path.abspath(os.fsdecode(source))
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # its error comes out when it is opened
+        return f"path {path}"
+    return f"path {path} {found.st_size} {found.st_mtime_ns}"
+
+
+async def _noted(entry: Entry, transcript: Transcript) -> Transcript:
+    """The transcript of a source that is done. Where that cannot be stored, it is heard all the same."""
+    try:
+        await entry.done()
+    except StoreError as error:
+        _LOG.error("that a source is done is not stored: %s", error)
+        return replace(transcript, store_error=transcript.store_error or error)
+    return transcript
 
 
 def _can_be_read_again(source: Source) -> bool:

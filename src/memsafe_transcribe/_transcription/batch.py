@@ -77,8 +77,9 @@ class BatchTranscriber:
                 iteration, after the outcomes of what was in work.
             TranscriberFailedError: from the iteration, likewise: the engine's quota is used up, and every other source
                 would meet the same. A later run goes on.
-            Exception: what `sources` raises, likewise.
+            Exception: what `sources` or `on_progress` raises, likewise.
             ValueError: the engine does not know the language.
+            TypeError: `sources` is one source.
 
         Cancellation: nothing is left but what is in the store, from which another run goes on.
 
@@ -86,6 +87,8 @@ class BatchTranscriber:
         """
         runner = runner_of(self._transcriber)
         runner.check_language(language)
+        if isinstance(sources, str | bytes) or not isinstance(sources, Iterable | AsyncIterable):
+            raise TypeError(f"sources must be an iterable of sources, sync or async, got {type(sources).__name__}")
         async with AsyncExitStack() as opened:
             batch = None
             if (store := runner.settings.store) is not None:
@@ -162,6 +165,7 @@ class Outcomes:
         self._begun = self._given = self._done = self._failed = 0
         self._is_fed = False
         self._failure: Exception | None = None
+        self._is_stopped = False
         self._changed = anyio.Event()
         self._started = anyio.current_time()
 
@@ -173,7 +177,7 @@ class Outcomes:
     @property
     def _is_complete(self) -> bool:
         """Whether all was given out, and nothing stopped it early."""
-        return self._is_fed and not self._running and not self._ready and self._failure is None
+        return self._is_fed and not self._running and not self._ready and not self._is_stopped
 
     def __aiter__(self) -> "Outcomes":
         return self
@@ -184,7 +188,7 @@ class Outcomes:
                 self._given += 1
                 self._tell()
                 return outcome
-            if self._is_fed and not self._running:
+            if (self._is_fed or self._is_stopped) and not self._running:
                 failure, self._failure = self._failure, None
                 if failure is not None:
                     raise failure
@@ -199,26 +203,39 @@ class Outcomes:
         """Wake whoever waits for something to have changed."""
         self._changed.set()
         self._changed = anyio.Event()
-        self._report(self.progress)
+        try:
+            self._report(self.progress)
+        except Exception as error:  # no source is to blame
+            self._report = lambda progress: None
+            self._stop(error)
+
+    def _stop(self, failure: Exception) -> None:
+        """Begin no more; it is raised when what is in work is done."""
+        if not self._is_stopped:
+            self._is_stopped, self._failure = True, failure
+            self._changed.set()
+            self._changed = anyio.Event()
 
     async def _feed(self, sources: Iterable[Source] | AsyncIterable[Source]) -> None:
         try:
             async with aclosing(_given(sources)) as given:
                 while await self._wait_for_room():
                     source = await anext(given)
+                    if self._is_stopped:
+                        break
                     self._running[self._begun] = RunningSource(self._begun, name_of(source), Progress("waiting"))
                     self._tasks.start_soon(self._work, self._begun, source)
                     self._begun += 1
         except StopAsyncIteration:
             pass
         except Exception as error:
-            self._failure = self._failure or error
+            self._stop(error)
         self._is_fed = True
         self._tell()
 
     async def _wait_for_room(self) -> bool:
         """Wait until one more may be begun; False if none is to be any more."""
-        while self._failure is None:
+        while not self._is_stopped:
             not_yet_reserved = sum(not each.progress.reserved_bytes for each in self._running.values())
             if self._window.has_room(len(self._running), not_yet_reserved, len(self._ready)):
                 return True
@@ -242,7 +259,7 @@ class Outcomes:
         else:
             self._failed += 1
             if ends_batch(outcome.error):
-                self._failure = self._failure or outcome.error
+                self._stop(outcome.error)
         del self._running[index]
         self._ready[index] = outcome
         self._tell()

@@ -84,12 +84,12 @@ def _dumped(value: object) -> bytes:
 
 
 def _words(words: Iterable[Word]) -> list[tuple[object, ...]]:
-    return [(word.text, word.start_seconds, word.end_seconds, word.trusted) for word in words]
+    return [(word.text, word.start_seconds, word.end_seconds, bool(word.trusted)) for word in words]
 
 
 def _segment(segment: Segment) -> tuple[object, ...]:
     times = segment.start_seconds, segment.end_seconds
-    return (segment.text, *times, segment.trusted, _words(segment.words), segment.unsure_seam)
+    return (segment.text, *times, bool(segment.trusted), _words(segment.words), segment.unsure_seam)
 
 
 def _read_words(words: Iterable[Iterable[object]]) -> tuple[Word, ...]:
