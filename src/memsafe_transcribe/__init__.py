@@ -45,6 +45,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         DownloadProtocolError as DownloadProtocolError,
         DownloadTimeoutError as DownloadTimeoutError,
         DownloadTooLargeError as DownloadTooLargeError,
+        DrainingError as DrainingError,
         HTTPStatusError as HTTPStatusError,
         KnownBadUrlError as KnownBadUrlError,
         MemoryPressureError as MemoryPressureError,
@@ -102,10 +103,11 @@ _WHERE = {
     "_download.transfer": "Probe",
     "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
         ChecksumMismatchError ChunkTooLargeError DeadLetterError DecoderCrashedError DownloadConnectionError
-        DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
-        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError StoreError
-        TranscriberError TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError
-        TranscriberUnavailableError TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
+        DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError DrainingError
+        HTTPStatusError KnownBadUrlError MemoryPressureError MemsafeError NestedReservationError
+        ReservationTooLargeError SpoolError StoreError TranscriberError TranscriberFailedError
+        TranscriberNotFoundError TranscriberQuotaError TranscriberUnavailableError TruncatedDownloadError
+        UnsupportedMediaError UrlBlockedError""",
     "_memory.decorator": "memory_guard",
     "_memory.guard": "MemoryGuard default_guard",
     "_memory.judging": "MemorySnapshot",
