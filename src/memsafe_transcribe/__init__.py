@@ -12,6 +12,15 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         default_admission as default_admission,
     )
     from ._admission.reservation import Reservation as Reservation
+    from ._blocking import (
+        BlockingBatch as BlockingBatch,
+        BlockingDownloader as BlockingDownloader,
+        BlockingOutcomes as BlockingOutcomes,
+        BlockingStore as BlockingStore,
+        BlockingStream as BlockingStream,
+        BlockingTranscriber as BlockingTranscriber,
+        blocking as blocking,
+    )
     from ._download.downloader import SafeDownloader as SafeDownloader
     from ._download.failures import (
         FailedUrl as FailedUrl,
@@ -36,6 +45,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         DownloadProtocolError as DownloadProtocolError,
         DownloadTimeoutError as DownloadTimeoutError,
         DownloadTooLargeError as DownloadTooLargeError,
+        DrainingError as DrainingError,
         HTTPStatusError as HTTPStatusError,
         KnownBadUrlError as KnownBadUrlError,
         MemoryPressureError as MemoryPressureError,
@@ -84,6 +94,8 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
 _WHERE = {
     "_admission.controller": "AdmissionController AdmissionStatistics default_admission",
     "_admission.reservation": "Reservation",
+    "_blocking": """BlockingBatch BlockingDownloader BlockingOutcomes BlockingStore BlockingStream BlockingTranscriber
+        blocking""",
     "_download.downloader": "SafeDownloader",
     "_download.failures": "FailedUrl FailedUrlStore FailedUrls",
     "_download.files": "DownloadedFile",
@@ -91,10 +103,11 @@ _WHERE = {
     "_download.transfer": "Probe",
     "_errors": """AdmissionError AdmissionRejectedError AdmissionTimeoutError AudioDecodeError AudioLimitError
         ChecksumMismatchError ChunkTooLargeError DeadLetterError DecoderCrashedError DownloadConnectionError
-        DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError HTTPStatusError KnownBadUrlError
-        MemoryPressureError MemsafeError NestedReservationError ReservationTooLargeError SpoolError StoreError
-        TranscriberError TranscriberFailedError TranscriberNotFoundError TranscriberQuotaError
-        TranscriberUnavailableError TruncatedDownloadError UnsupportedMediaError UrlBlockedError""",
+        DownloadError DownloadProtocolError DownloadTimeoutError DownloadTooLargeError DrainingError
+        HTTPStatusError KnownBadUrlError MemoryPressureError MemsafeError NestedReservationError
+        ReservationTooLargeError SpoolError StoreError TranscriberError TranscriberFailedError
+        TranscriberNotFoundError TranscriberQuotaError TranscriberUnavailableError TruncatedDownloadError
+        UnsupportedMediaError UrlBlockedError""",
     "_memory.decorator": "memory_guard",
     "_memory.guard": "MemoryGuard default_guard",
     "_memory.judging": "MemorySnapshot",

@@ -5,6 +5,7 @@
       AdmissionError
         ReservationTooLargeError               needs more than the limit can ever give
         AdmissionRejectedError                 does not fit now, and may not wait
+          DrainingError                        this process is about to end, and lets nothing in
         AdmissionTimeoutError (TimeoutError)   did not get its turn in time
         NestedReservationError                 would wait for what its own task holds
       DownloadError
@@ -53,6 +54,7 @@ __all__ = [
     "DownloadProtocolError",
     "DownloadTimeoutError",
     "DownloadTooLargeError",
+    "DrainingError",
     "HTTPStatusError",
     "KnownBadUrlError",
     "MemoryPressureError",
@@ -116,6 +118,12 @@ class AdmissionRejectedError(AdmissionError):
 
     waiting: int
     retry_after_seconds: float
+
+
+class DrainingError(AdmissionRejectedError):
+    """This process is about to end (`AdmissionController.drain`), and begins nothing more. What a job has done is in
+    its store, if it has one; another process goes on with it.
+    """
 
 
 class AdmissionTimeoutError(AdmissionError, TimeoutError):

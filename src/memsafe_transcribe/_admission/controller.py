@@ -7,7 +7,9 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from .._memory.guard import MemoryGuard, default_guard
+import anyio
+
+from .._memory.guard import POLL_SECONDS, MemoryGuard, default_guard
 from . import refusals
 from .acquiring import Reserving, acquire_blocking, carving
 from .claims import Claim
@@ -193,6 +195,27 @@ class AdmissionController:
                 f"max_batch_size={max_batch_size}, bytes_per_item={bytes_per_item}"
             )
         return max(1, min(max_batch_size, self.statistics().budget_bytes // bytes_per_item))
+
+    def drain(self) -> None:
+        """Let nothing in any more, and send away whoever waits: the process is about to end.
+
+        Jobs that run begin no further chunk, and end with `DrainingError` when those that are in work are done, and
+        stored. For good; safe from any thread (of a signal's handler, call it in a thread).
+        """
+        self._keeper.drain()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._keeper.is_draining
+
+    async def wait_until_drained(self, *, timeout_seconds: float | None = None) -> bool:
+        """Wait until nothing holds a slot here any more; False if the time was over before."""
+        with anyio.move_on_after(timeout_seconds):
+            while self._keeper.ledger.slots_taken:  # noqa: ASYNC110 - whoever gives one back may be a thread
+                await anyio.sleep(POLL_SECONDS)
+            return True
+        return False
 
     def current_reservation(self) -> Reservation | None:
         """The reservation that the running task holds from this controller, with a slot; None if it holds none."""

@@ -11,6 +11,7 @@ from math import inf
 from .._memory.guard import POLL_SECONDS, MemoryGuard
 from .._memory.pressure import MemoryRoom
 from .claims import CLOSED, GRANTED, NOBODY, WAITING, Claim, Others
+from .draining import draining_error
 from .estimates import Estimates
 from .ledger import Ledger
 from .scope import ProcessScope
@@ -32,6 +33,7 @@ class Keeper:
         self.others = NOBODY
         self.granted = self.rejected = self.orphaned = 0
         self.entered = 0  # by tasks that did not have to wait
+        self.is_draining = False
         self.hold_seconds = 0.0
         self._lock = threading.RLock()
         # Whether this very thread is in the middle of a turn: the garbage collector ran there, and left a `with`.
@@ -46,7 +48,13 @@ class Keeper:
     # -- taking
 
     def take(self, claim: Claim, *, tries: int = 1) -> bool:
-        """Grant a new claim on the spot, if nobody waits who could go; whether it was granted."""
+        """Grant a new claim on the spot, if nobody waits who could go; whether it was granted.
+
+        Raises:
+            DrainingError: nothing is let in any more.
+        """
+        if self.is_draining:
+            raise draining_error(claim.need_bytes, self.ledger.waiting)
         with self._lock:
             if self._dropped:
                 self._collect()
@@ -55,7 +63,7 @@ class Keeper:
                 return False
             try:
                 room = self.guard.room(exact=False)
-                taken = ledger.take(claim, room if scope.divisor == 1 else self._share(room), others) or (
+                taken = ledger.take(claim, room if scope.divisor == 1 else room.part(scope.divisor), others) or (
                     ledger.is_open(claim, others) and ledger.take(claim, self.room(), others)
                 )
                 if taken:
@@ -84,10 +92,19 @@ class Keeper:
                 self._pump()
             if claim.state is not WAITING:
                 return None
+            if self.is_draining:
+                raise draining_error(claim.need_bytes, self.ledger.waiting)
             if claim is not self._head:
                 return inf
             self._poll_seconds = min(POLL_SECONDS, self._poll_seconds * 1.5)
             return self._poll_seconds
+
+    def drain(self) -> None:
+        """Let nothing in any more, and send away whoever waits."""
+        with self._lock:
+            self.is_draining = True
+            for waiter in self._waiters.values():
+                waiter.wake()
 
     def alone_seconds(self, claim: Claim) -> float:
         """How long `claim` has waited, and is the first now, while nothing ran that could make room by ending."""
@@ -99,17 +116,7 @@ class Keeper:
     def room(self, *, exact: bool = True) -> MemoryRoom:
         """What memory has left, before promises; this process's share of it, where there is no common ledger."""
         room = self.guard.room(exact=exact)
-        return room if self.scope.divisor == 1 else self._share(room)
-
-    def _share(self, room: MemoryRoom) -> MemoryRoom:
-        parts = self.scope.divisor
-        return MemoryRoom(
-            room.new_work_bytes // parts,
-            room.admitted_work_bytes // parts,
-            room.largest_need_bytes // parts,
-            room.largest_need_limit,
-            room.largest_new_work_bytes // parts,
-        )
+        return room if self.scope.divisor == 1 else room.part(self.scope.divisor)
 
     def corrected(self, kind: str, need_bytes: int) -> int:
         """What work of this kind needs by all that was seen of it; never so much more that it could not fit."""
@@ -226,6 +233,8 @@ class Keeper:
 
     def _grant_and_wake(self) -> None:
         self._collect()
+        if self.is_draining:
+            return
         woken: list[Claim] = []
         waiters: list[Waiter] = []
         ledger, scope = self.ledger, self.scope
@@ -293,6 +302,7 @@ class Keeper:
         self._is_in_turn = self._lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
         self._waiters, self._head, self._alone_since = {}, None, None
         self._dropped.clear()
+        self.is_draining = False
         self.scope.forget()
 
 

@@ -95,6 +95,16 @@ class MemoryRoom(NamedTuple):
     largest_need_limit: Term  # the limit that allows no more
     largest_new_work_bytes: int = 0  # what new work could take if nothing else used any memory
 
+    def part(self, parts: int) -> "MemoryRoom":
+        """What each of so many has of it."""
+        return MemoryRoom(
+            self.new_work_bytes // parts,
+            self.admitted_work_bytes // parts,
+            self.largest_need_bytes // parts,
+            self.largest_need_limit,
+            self.largest_new_work_bytes // parts,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Events:

@@ -17,6 +17,7 @@ from .._errors import (
     DeadLetterError,
     DecoderCrashedError,
     DownloadError,
+    DrainingError,
     KnownBadUrlError,
     MemoryPressureError,
     ReservationTooLargeError,
@@ -54,8 +55,10 @@ def verdict_on(error: Exception) -> Verdict:
 
 
 def ends_batch(error: Exception) -> bool:
-    """Whether every other source would meet the same: the store is out of order, or the engine's quota is used up."""
-    return isinstance(error, StoreError) or (
+    """Whether every other source would meet the same: the store is out of order, the engine's quota is used up, or the
+    process is about to end.
+    """
+    return isinstance(error, StoreError | DrainingError) or (
         isinstance(error, TranscriberFailedError) and isinstance(error.__cause__, TranscriberQuotaError)
     )
 

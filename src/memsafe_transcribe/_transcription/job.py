@@ -5,6 +5,7 @@ from collections.abc import Callable
 import anyio
 
 from .._admission.controller import AdmissionController
+from .._admission.draining import draining_error
 from .._admission.reservation import Reservation
 from .._audio.decoder import Decoder
 from .._errors import AdmissionError, MemoryPressureError
@@ -53,6 +54,8 @@ class RunningJob:
 
     def try_begin(self) -> bool:
         """Take leave to work on one more chunk: the first has the job's own slot, others need one more each."""
+        if self._running and self._admission.is_draining:
+            return False
         if self._running > len(self._extra_slots):
             try:
                 self._admission.guard.check(self._chunk_bytes, admitted=True)
@@ -78,7 +81,10 @@ class RunningJob:
 
         Raises:
             MemoryPressureError: it still was.
+            DrainingError: nothing more is to be begun.
         """
+        if self._admission.is_draining:
+            raise draining_error(0, 0)
         guard = self._admission.guard
         try:
             guard.check(self._chunk_bytes, admitted=True)
