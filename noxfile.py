@@ -1,8 +1,10 @@
 """What is checked, and how: `nox -l` lists the sessions, `nox -s NAME -- ARGUMENTS` passes arguments to pytest."""
 
+import shutil
 from pathlib import Path
 
 import nox
+from packaging.requirements import Requirement
 
 nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "venv"
@@ -36,6 +38,19 @@ LONG = (
 )
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
+# What shows in two minutes whether other releases of what we stand on will do.
+FAST = (
+    "tests/test_public_api.py",
+    "tests/test_units.py",
+    "tests/test_blocking.py",
+    "tests/test_wheel.py",
+    "tests/memory",
+    "tests/worker",
+    "tests/transcription",
+    "tests/transcribers",
+    "tests/download/test_downloader.py",
+    "tests/store/test_batch.py",
+)
 
 
 @nox.session(python=["3.11", "3.12", "3.13"])
@@ -80,3 +95,32 @@ def cgroup2(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     machine = ("python", "-m", "tests.cgroup2.machine", "--seconds", "1800", "--")
     session.run(*machine, "env", "CI=1", "python", "-m", "pytest", *(session.posargs or REAL_KERNEL))
+
+
+@nox.session(python="3.11")
+def lowest(session: nox.Session) -> None:
+    """With the oldest release of each dependency, and of each engine's SDK, that pyproject.toml lets in."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    extras = (texts for name, texts in project["optional-dependencies"].items() if name not in ("dev", "docs"))
+    oldest = Path(session.create_tmp()) / "oldest.txt"
+    with oldest.open("w") as file:
+        for requirement in map(Requirement, [*project["dependencies"], *(text for texts in extras for text in texts)]):
+            if requirement.marker is None or requirement.marker.evaluate({"python_version": "3.11"}):
+                (bound,) = (each.version for each in requirement.specifier if each.operator == ">=")
+                file.write(f"{requirement.name}=={bound}\n")
+    session.install("-e", ".[dev]", "--constraint", str(oldest))
+    session.run("pytest", *(session.posargs or FAST))
+
+
+@nox.session(python="3.11")
+def wheel(session: nox.Session) -> None:
+    """The built wheel, by tests that lie in a folder without `src`."""
+    folder = Path(session.create_tmp())
+    session.run("python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder), ".", silent=True)
+    (built,) = folder.glob("*.whl")
+    session.install(f"{built}[dev]")
+    alone = folder / "alone"
+    shutil.copytree("tests", alone / "tests")
+    shutil.copy("pyproject.toml", alone)
+    session.chdir(alone)
+    session.run("pytest", *(session.posargs or ("tests/memory", "tests/transcription", "tests/testing")))

@@ -14,14 +14,15 @@ FILES = sorted(SOURCE.rglob("*.py"))
 ARROWS = {
     "_errors": set(),
     "_units": set(),
+    "_settings": {"_units"},
     "_version": set(),
     "_tasks": set(),
     "_threads": set(),
     "_waking": set(),
     "_worker": {"_tasks", "_threads"},
-    "_memory": {"_errors", "_units", "_tasks"},
-    "_admission": {"_errors", "_units", "_waking", "_memory"},
-    "_download": {"_errors", "_units", "_threads", "_waking"},
+    "_memory": {"_errors", "_settings", "_units", "_tasks"},
+    "_admission": {"_errors", "_settings", "_units", "_waking", "_memory"},
+    "_download": {"_errors", "_settings", "_units", "_threads", "_waking"},
     "_audio": {"_errors", "_units", "_tasks", "_worker"},
     "_store": {"_errors", "_tasks", "_threads", "_download"},
     "_transcription": {

@@ -403,6 +403,19 @@ def test_a_limit_that_is_no_size_is_named(env: dict[str, str], arguments: list[s
     assert "'lots' is not a size" in done.stderr
 
 
+def test_the_container_sets_what_the_command_may_take(env: dict[str, str], server: Server) -> None:
+    """The cap on downloads, the slots and the threshold: what has no option is a variable's to say."""
+    server.routes["/a.mp3"] = lambda exchange: exchange.answer(bytes(2_000))
+    done = command(
+        {**env, "MEMSAFE_MAX_DOWNLOAD_BYTES": "1 kB"},
+        *("transcribe", "--engine", "speech-clock", "--allow-private", server.url("/a.mp3")),
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "2.0 KiB" in done.stderr and "1000 B" in done.stderr
+    shown = command({**env, "MEMSAFE_MAX_CONCURRENT": "7", "MEMSAFE_LIMIT": "1GiB"}, "doctor").stdout
+    assert "slots    7, 0 taken" in shown
+
+
 def test_the_demo_in_too_small_a_container_says_so(env: dict[str, str]) -> None:
     """One line with the figures, exit code 1."""
     done = command({**env, "MEMSAFE_LIMIT": "100MiB"}, "demo")

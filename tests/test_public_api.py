@@ -1,15 +1,46 @@
 """What hosts pin."""
 
 import ast
+import difflib
 import inspect
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import memsafe_transcribe as mt
 
+from . import public_api
+
 ROOT = Path(mt.__file__)
+
+
+def test_the_public_api_is_the_one_that_was_written_down() -> None:
+    """No name, argument, default, type, base, field or attribute has come, gone or changed unseen."""
+    written = public_api.SNAPSHOT.read_text().splitlines()
+    changes = list(difflib.unified_diff(written, public_api.lines(), "written down", "found", n=0, lineterm=""))
+    assert not changes, "\n".join(
+        [
+            *changes,
+            "If that is meant: python -m tests.public_api, an entry in CHANGELOG.md, and what docs/versioning.md says.",
+        ]
+    )
+
+
+def test_each_type_that_a_host_sees_is_known() -> None:
+    """To every type checker: none has to be guessed, which they do differently. `py.typed` says that they may look."""
+    assert ROOT.with_name("py.typed").is_file()
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable,
+         "--verifytypes", mt.__name__, "--ignoreexternal"],
+        env={**os.environ, "PYTHONPATH": str(ROOT.parents[1])},
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert "Type completeness score: 100%" in done.stdout, done.stdout + done.stderr
 
 
 def test_the_names_for_type_checkers_are_the_names_at_run_time() -> None:

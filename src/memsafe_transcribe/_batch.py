@@ -13,6 +13,7 @@ import anyio
 
 from ._console import BatchDisplay
 from ._download.downloader import SafeDownloader
+from ._download.incoming import default_max_bytes
 from ._download.policy import UrlPolicy
 from ._outputs import one_line, opened_output, say, stem_of
 from ._store.store import JobStore
@@ -32,7 +33,8 @@ async def run(options: argparse.Namespace) -> int:
     if not options.output_dir.is_dir():
         raise ValueError(f"--output-dir {options.output_dir}: there is no such folder")
     store = None if options.store is None else JobStore(options.store)
-    downloader = SafeDownloader(policy=UrlPolicy(allow_private=options.allow_private), failures=store)
+    policy = UrlPolicy(allow_private=options.allow_private)
+    downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy, failures=store)
     transcriber = ChunkedTranscriber(options.engine, downloader=downloader, store=store)
     batch = BatchTranscriber(transcriber, max_batch_size=options.max_batch_size)
     summary = _Summary(Path(options.output_dir), options.format)

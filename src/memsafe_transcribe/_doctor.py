@@ -54,7 +54,7 @@ def _spool() -> Iterator[str]:
     name = "files without a name" if file.is_nameless else f"files with a name, under a lock, in {file.path.parent}"
     yield f"spool    {folder} ({filesystem_type(folder)}), {free} free, {name}"
     if spool.is_memory(folder):
-        yield "         it is memory: downloads there reserve their bytes from the limit; set TMPDIR to a disk"
+        yield "         it is memory: downloads reserve their bytes from the limit; MEMSAFE_SPOOL_DIR may name a disk"
 
 
 async def _decoder() -> bool:

@@ -1,10 +1,17 @@
 """Tasks beside a block: what the block raises comes out as it is, not in a group."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
+
+
+class Starter(Protocol):
+    """All of a task group that is needed to begin tasks. (What anyio calls one, pyright cannot always find.)"""
+
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, Any]], /, *arguments: Any) -> object: ...
 
 
 @asynccontextmanager

@@ -3,7 +3,8 @@
 import re
 
 KB, MB, GB = 10**3, 10**6, 10**9
-KiB, MiB, GiB = 2**10, 2**20, 2**30
+KiB, GiB = 2**10, 2**30
+MiB: int = 2**20
 
 _FACTORS = {"": 1, "b": 1, "kb": KB, "mb": MB, "gb": GB, "kib": KiB, "mib": MiB, "gib": GiB}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE | re.ASCII)

@@ -17,6 +17,7 @@ import anyio
 from ._admission.controller import AdmissionController
 from ._console import ProgressDisplay
 from ._download.downloader import SafeDownloader
+from ._download.incoming import default_max_bytes
 from ._download.policy import UrlPolicy
 from ._errors import MemsafeError, TranscriberError
 from ._memory.guard import MemoryGuard, default_guard
@@ -146,9 +147,12 @@ def _size(text: str) -> int:
 
 
 async def _plan(options: argparse.Namespace) -> int:
-    guard = MemoryGuard(limit_bytes=options.limit) if options.limit else default_guard()
+    guard = default_guard()
+    if options.limit:
+        guard = MemoryGuard(threshold_percent=guard.threshold_percent, limit_bytes=options.limit)
     admission = AdmissionController(guard=guard)
-    downloader = SafeDownloader(policy=UrlPolicy(allow_private=options.allow_private), admission=admission)
+    policy = UrlPolicy(allow_private=options.allow_private)
+    downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy, admission=admission)
     transcriber = ChunkedTranscriber(
         options.engine, admission=admission, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS
     )
@@ -171,7 +175,8 @@ async def _plan(options: argparse.Namespace) -> int:
 async def _transcribe(options: argparse.Namespace) -> int:
     targets = _targets(options)
     failed = 0
-    downloader = SafeDownloader(policy=UrlPolicy(allow_private=options.allow_private))
+    policy = UrlPolicy(allow_private=options.allow_private)
+    downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy)
     async with ChunkedTranscriber(
         options.engine, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS
     ) as transcriber:

@@ -34,7 +34,7 @@ def is_no_space(error: mt.DownloadError, disk: Path) -> bool:
     """Whether it is the one clear error: which folder, why, and that trying again is no use."""
     assert isinstance(error, mt.SpoolError)
     assert (error.errno, error.spool_dir) == (errno.ENOSPC, str(disk))
-    assert "spool_dir, or TMPDIR" in str(error)
+    assert "spool_dir, or MEMSAFE_SPOOL_DIR" in str(error)
     return not error.retryable
 
 

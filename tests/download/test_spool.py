@@ -529,7 +529,7 @@ def test_a_folder_that_cannot_be_trusted_is_refused(
         with pytest.raises(mt.SpoolError, match=why) as caught:
             refused()
         assert folder.name in str(caught.value)
-        assert "TMPDIR" in str(caught.value)
+        assert "MEMSAFE_SPOOL_DIR" in str(caught.value)
     assert sorted(tmp_path.rglob("*")) == before
 
 

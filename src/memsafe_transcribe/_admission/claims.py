@@ -25,7 +25,7 @@ class Claim:
     lane: str | None = None
     priority = 0
     parent: "Claim | None" = None
-    order_seconds = 0.0  # when it came, less what its priority is worth
+    order_seconds: float = 0.0  # when it came, less what its priority is worth
     is_queued = False
     serial = 0  # tells it from all others of its queue, also from those that came in the same moment
     passes = 0  # how often a later one was let in before it
@@ -34,8 +34,8 @@ class Claim:
     used_bytes = 0  # its own and that of its parts
     peak_bytes = 0  # the most of it, ever
     # For whoever keeps the ledger:
-    enqueued_at = 0.0
-    granted_at = 0.0
+    enqueued_at: float = 0.0
+    granted_at: float = 0.0
     kind: str | None = None
     asked_bytes = 0
     is_leaving = False  # closed in the middle of a turn, to be taken back at the next one

@@ -9,6 +9,7 @@ from typing import Literal
 
 import anyio
 
+from .. import _settings
 from .._memory.guard import POLL_SECONDS, MemoryGuard, default_guard
 from . import refusals
 from .acquiring import Reserving, acquire_blocking, carving
@@ -18,6 +19,8 @@ from .reservation import Reservation, entered_around, not_negative
 from .scope import ContainerScope, ProcessScope
 from .table import MAX_LANES
 from .waiting import is_on_event_loop
+
+_MAX_CONCURRENT = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ class AdmissionController:
         self,
         *,
         guard: MemoryGuard | None = None,
-        max_concurrent: int = 3,
+        max_concurrent: int = _MAX_CONCURRENT,
         scope: Literal["container", "process"] = "container",
         max_waiting: int = 10_000,
     ) -> None:
@@ -86,7 +89,7 @@ class AdmissionController:
             raise ValueError(f"max_waiting must not be negative, got {max_waiting}")
         if scope not in ("container", "process"):
             raise ValueError(f'scope must be "container" or "process", got {scope!r}')
-        self.guard = guard or default_guard()
+        self.guard: MemoryGuard = guard or default_guard()
         reach = ContainerScope(max_concurrent) if scope == "container" else ProcessScope()
         self._keeper = Keeper(self.guard, max_concurrent, max_waiting, reach)
         weakref.finalize(self._keeper, reach.leave)
@@ -266,9 +269,16 @@ _default_lock = threading.Lock()
 
 
 def default_admission() -> AdmissionController:
-    """The controller of this process, made at the first call and used wherever none is given."""
+    """The controller of this process, made at the first call and used wherever none is given.
+
+    The environment variable MEMSAFE_MAX_CONCURRENT sets its slots.
+
+    Raises:
+        ValueError: for a variable that cannot be used.
+    """
     global _default
     with _default_lock:
         if _default is None:
-            _default = AdmissionController()
+            slots = _settings.count("MEMSAFE_MAX_CONCURRENT")
+            _default = AdmissionController(max_concurrent=slots or _MAX_CONCURRENT)
         return _default

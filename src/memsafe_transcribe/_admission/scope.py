@@ -1,11 +1,11 @@
 """How far one controller's limits reach: this process, or all processes of the container."""
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from .. import _settings
 from .._memory.guard import POLL_SECONDS
 from .claims import NOBODY, Others
 from .finding import default_folder
@@ -176,8 +176,6 @@ class ContainerScope(ProcessScope):
 def _workers() -> tuple[int, str]:
     """How many processes share the container, as the host says, and where it says so."""
     for name in ("MEMSAFE_WORKERS", "WEB_CONCURRENCY"):
-        if text := os.environ.get(name):
-            if not text.isdecimal() or int(text) < 1:
-                raise ValueError(f"{name} must be a whole number of processes, got {text!r}")
-            return int(text), f"{name}={text}"
+        if workers := _settings.count(name):
+            return workers, f"{name}={workers}"
     return 1, "MEMSAFE_WORKERS is not set"

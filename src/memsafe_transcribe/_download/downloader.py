@@ -14,13 +14,12 @@ from typing import Any
 import anyio
 
 from .._errors import ChecksumMismatchError, DownloadTimeoutError, MemsafeError
-from .._units import MB
 from . import policy as rules, spool
 from .admitting import Admission, Admitting, Guard
 from .failures import FailedUrls, FailedUrlStore, Flights
 from .files import DownloadedFile, suggested_filename
 from .holding import Dropped, InMemory
-from .incoming import Incoming
+from .incoming import MAX_BYTES, Incoming
 from .logs import log
 from .pace import Patience
 from .redirects import checked_headers
@@ -39,8 +38,8 @@ class SafeDownloader:
         policy: which URLs and addresses are allowed; public ones only by default.
         guard: at its ceiling no download begins or goes on; by default the guard of `admission`.
         admission: a download takes one of its slots while it runs; the process-wide one by default.
-        spool_dir: where files are put; the system's temporary folder by default. Where that is memory (tmpfs), each
-            file's bytes are reserved from `admission` before they are written, and until it closes.
+        spool_dir: where files are put; MEMSAFE_SPOOL_DIR, else the system's temporary folder by default. Where that is
+            memory (tmpfs), each file's bytes are reserved from `admission` before they are written, until it closes.
         failures: where failed URLs are remembered; by default in memory, by this downloader.
         transport: an httpx transport of the host's own, for proxies and tests, which stays the host's to close. It
             resolves and connects by itself, so of `policy` only what the URL's text shows is kept.
@@ -59,7 +58,7 @@ class SafeDownloader:
     def __init__(
         self,
         *,
-        max_bytes: int = 500 * MB,
+        max_bytes: int = MAX_BYTES,
         policy: rules.UrlPolicy | None = None,
         guard: Guard | None = None,
         admission: Admission | None = None,
@@ -85,8 +84,8 @@ class SafeDownloader:
         if low_speed_bytes_per_second < 0:
             raise ValueError(f"low_speed_bytes_per_second must not be negative, got {low_speed_bytes_per_second}")
         self.max_bytes = max_bytes
-        self.policy = policy or rules.UrlPolicy()
-        self.spool_dir = Path(spool_dir) if spool_dir is not None else spool.default_spool_dir()
+        self.policy: rules.UrlPolicy = policy or rules.UrlPolicy()
+        self.spool_dir: Path = Path(spool_dir) if spool_dir is not None else spool.default_spool_dir()
         self._admitting = Admitting(guard, admission)
         patience = Patience(
             connect_timeout_seconds, read_timeout_seconds, low_speed_bytes_per_second, low_speed_seconds

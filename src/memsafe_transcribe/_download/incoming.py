@@ -9,16 +9,23 @@ from pathlib import Path
 
 import anyio
 
+from .. import _settings
 from .._errors import DownloadError, DownloadTooLargeError
-from .._units import MiB, format_size
+from .._units import MB, MiB, format_size
 from . import spool, writeback
 from .holding import InMemory
 from .writing import BlockWriter
 
+MAX_BYTES = 500 * MB
 BLOCK_BYTES = 512 * 1024  # a thread for each 64 KiB would cost more than the network does
 _TELL_BYTES = 1 * MiB
 _MAX_PARTS = 256  # of a block: parts of a few bytes each are mostly objects
 _WRITE_BACK_BYTES = 8 * MiB
+
+
+def default_max_bytes() -> int:
+    """The cap where the host gives neither one nor a downloader: MEMSAFE_MAX_DOWNLOAD_BYTES, or else 500 MB."""
+    return _settings.size_bytes("MEMSAFE_MAX_DOWNLOAD_BYTES") or MAX_BYTES
 
 
 class Incoming:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from .. import _settings
 from .._errors import SpoolError
 from .publishing import closing, create_locked, open_tmpfile, reason, remove_if_dead
 
@@ -70,8 +71,10 @@ class SpoolFile:
 
 
 def default_spool_dir() -> Path:
-    """Where files are spooled if nothing else is said: the system's folder for temporary files (TMPDIR)."""
-    return Path(tempfile.gettempdir())
+    """Where files are spooled if nothing else is said: MEMSAFE_SPOOL_DIR, or else the system's folder for temporary
+    files (TMPDIR).
+    """
+    return _settings.folder("MEMSAFE_SPOOL_DIR") or Path(tempfile.gettempdir())
 
 
 def open_spool_file(spool_dir: Path, url: str) -> SpoolFile:
@@ -149,7 +152,8 @@ def spool_error(spool_dir: Path, url: str, error: OSError) -> SpoolError:
     """What the disk said, with the figures and the setting that moves the spool."""
     refused = f"refused {url}" if url else "cannot be used"
     return SpoolError(
-        f"the spool folder {spool_dir} {refused}: {reason(error, spool_dir)} (spool_dir, or TMPDIR, names another)",
+        f"the spool folder {spool_dir} {refused}: {reason(error, spool_dir)} "
+        "(spool_dir, or MEMSAFE_SPOOL_DIR, names another)",
         url=url,
         spool_dir=str(spool_dir),
         errno=error.errno,

@@ -280,7 +280,7 @@ def check_size(where: str, total_bytes: int, received_bytes: int, limits: Limits
     if total_bytes - received_bytes > free - reserve:
         raise SpoolError(
             f"{where} announces {format_size(total_bytes)}; {limits.spool_dir} has {format_size(free)} free, of which "
-            f"{format_size(reserve)} are left to others (spool_dir, or TMPDIR, names another)",
+            f"{format_size(reserve)} are left to others (spool_dir, or MEMSAFE_SPOOL_DIR, names another)",
             url=where,
             spool_dir=str(limits.spool_dir),
             errno=errno.ENOSPC,

@@ -1,6 +1,5 @@
 """MemoryGuard: how much memory the container has, how much is used, and whether a step still fits."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +9,9 @@ from typing import Self
 
 import anyio
 
+from .. import _settings
 from .._errors import MemoryPressureError
-from .._units import format_size, parse_size
+from .._units import format_size
 from . import pressure
 from .cleanup import cleanup
 from .judging import Judge, MemorySnapshot
@@ -20,6 +20,7 @@ from .reader import shared_reader
 from .watching import Listeners, watching
 
 POLL_SECONDS = 0.05
+_THRESHOLD_PERCENT, _CEILING_PERCENT = 60.0, 90.0
 
 
 class MemoryGuard:
@@ -39,20 +40,21 @@ class MemoryGuard:
     """
 
     def __init__(
-        self, *, threshold_percent: float = 60.0, ceiling_percent: float = 90.0, limit_bytes: int | None = None
+        self,
+        *,
+        threshold_percent: float = _THRESHOLD_PERCENT,
+        ceiling_percent: float = _CEILING_PERCENT,
+        limit_bytes: int | None = None,
     ) -> None:
         self._thresholds = Thresholds(threshold_percent, ceiling_percent)
         source = "limit_bytes"
-        if limit_bytes is None and (text := os.environ.get("MEMSAFE_LIMIT")):
+        if limit_bytes is None:
             source = "MEMSAFE_LIMIT"
-            try:
-                limit_bytes = parse_size(text)
-            except ValueError as error:
-                raise ValueError(f"MEMSAFE_LIMIT: {error}") from None
+            limit_bytes = _settings.size_bytes(source)
         if limit_bytes is not None and not isinstance(limit_bytes, int):
             raise TypeError(f"limit_bytes must be a whole number of bytes, such as 512 * MiB; got {limit_bytes!r}")
         if limit_bytes is not None and limit_bytes <= 0:
-            raise ValueError(f"{source} must be more than 0 bytes, got {limit_bytes}")
+            raise ValueError(f"limit_bytes must be more than 0 bytes, got {limit_bytes}")
         reader = shared_reader()
         tree = None if limit_bytes is None else reader.tree_gauge(limit_bytes, source)
         self._judge = Judge(reader, tree, self._thresholds)
@@ -203,9 +205,16 @@ _default_lock = threading.Lock()
 
 
 def default_guard() -> MemoryGuard:
-    """The guard of this process, made at the first call and used wherever none is given."""
+    """The guard of this process, made at the first call and used wherever none is given.
+
+    The environment variable MEMSAFE_THRESHOLD_PERCENT sets its threshold.
+
+    Raises:
+        ValueError: for a variable that cannot be used.
+    """
     global _default
     with _default_lock:
         if _default is None:
-            _default = MemoryGuard()
+            percent = _settings.percent("MEMSAFE_THRESHOLD_PERCENT", most=_CEILING_PERCENT)
+            _default = MemoryGuard(threshold_percent=percent or _THRESHOLD_PERCENT)
         return _default

@@ -43,7 +43,7 @@ class JobStore:
     def __init__(self, path: str | os.PathLike[str], *, busy_timeout_seconds: float = 30.0) -> None:
         if not busy_timeout_seconds >= 0:
             raise ValueError(f"busy_timeout_seconds must be at least 0, got {busy_timeout_seconds}")
-        self.path = Path(path).absolute()
+        self.path: Path = Path(path).absolute()
         self._inside = Inside(self.path, busy_timeout_seconds)
         self._entered: list[object] = []
 

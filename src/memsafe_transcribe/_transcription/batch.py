@@ -5,11 +5,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._admission.controller import AdmissionController
 from .._store.store import inside
-from .._tasks import background
+from .._tasks import Starter, background
 from .attempting import Attempting, ends_batch, name_of
 from .chunked import ChunkedTranscriber, runner_of
 from .outcomes import BatchProgress, OnBatchProgress, Outcome, RunningSource
@@ -148,7 +147,7 @@ class Outcomes:
         self,
         attempting: Attempting,
         window: _Window,
-        tasks: TaskGroup,
+        tasks: Starter,
         *,
         ordered: bool,
         total: int | None,

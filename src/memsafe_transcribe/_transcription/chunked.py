@@ -13,6 +13,7 @@ from .._audio.chunker import chunk_samples
 from .._audio.decoder import Isolation, common_bytes, data_limit_bytes, largest_limit_bytes, peak_bytes
 from .._audio.words import SAMPLE_RATE_HZ
 from .._download.downloader import SafeDownloader
+from .._download.incoming import default_max_bytes
 from .._download.spool import is_memory
 from .._store.store import JobStore
 from .._units import format_size
@@ -37,7 +38,8 @@ class ChunkedTranscriber:
         engine: the name of an installed plugin, an object that satisfies `Transcriber`, or a function `chunk -> str`.
         engine_options: keyword arguments for a plugin that is given by name.
         admission: where jobs queue; the process-wide controller by default.
-        downloader: how URLs are fetched; by default one with the default cap and policy, in the same admission.
+        downloader: how URLs are fetched; by default one with the default policy, in the same admission. The environment
+            variable MEMSAFE_MAX_DOWNLOAD_BYTES sets its cap.
         store: where each chunk's result is kept before it is shown, so that the same audio with the same settings is
             never paid for twice, whatever interrupts it. Only for engines that give a `cache_key`.
         chunk_seconds: what the length of the chunks aims for; by default 60 s, or less if the engine takes less. They
@@ -88,7 +90,7 @@ class ChunkedTranscriber:
             capabilities.memory_bytes,
         )
         self._admission = admission or default_admission()
-        self._downloader = downloader or SafeDownloader(admission=self._admission)
+        self._downloader = downloader or SafeDownloader(max_bytes=default_max_bytes(), admission=self._admission)
         self._queue_timeout_seconds = queue_timeout_seconds
         self._shared = SharedEngine(self._engine, self._admission, queue_timeout_seconds)
         settings = Settings(

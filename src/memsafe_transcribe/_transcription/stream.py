@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import anyio
-from anyio.abc import TaskGroup
 
 from .._audio.chunker import Span
 from .._audio.chunks import Cut
 from .._audio.words import SAMPLE_RATE_HZ, DecodeGap
 from .._errors import StoreError, TranscriberFailedError
+from .._tasks import Starter
 from .asking import Asker
 from .recording import Recorder
 from .records import Answer
@@ -98,13 +98,13 @@ class SegmentStream:
         cuts: Cuts,
         job: Job,
         recorder: Recorder,
-        tasks: TaskGroup,
+        tasks: Starter,
         language: str | None,
     ) -> None:
         self.language = language
         self.gaps: tuple[Gap, ...] = ()
         self.suspects: tuple[Gap, ...] = ()
-        self.is_silent = True
+        self.is_silent: bool = True
         self._asker = asker
         self._audio = audio
         self._cuts = cuts

@@ -29,11 +29,11 @@ class FakeEngine:
     """
 
     def __init__(self, script: Iterable[Said] = (), *, capabilities: Capabilities | None = None) -> None:
-        self.capabilities = capabilities or Capabilities()
+        self.capabilities: Capabilities = capabilities or Capabilities()
         self.calls: list[tuple[AudioChunk, ChunkContext]] = []
-        self.active = 0
-        self.peak_active = 0
-        self.closed = 0
+        self.active: int = 0
+        self.peak_active: int = 0
+        self.closed: int = 0
         self._script = list(script)
         self._arrived = anyio.Event()
         self._gate = anyio.Event()

@@ -86,7 +86,7 @@ class GeminiEngine(ABC):
         self._client: Any = None
         self._lock = threading.Lock()
         where = "" if self._base_url is None else f" at {self._base_url}"
-        self.capabilities = Capabilities(
+        self.capabilities: Capabilities = Capabilities(
             max_chunk_seconds=600.0,  # what max_chunk_bytes allows is less
             max_chunk_bytes=_MAX_REQUEST_BYTES - _MAX_QUESTION_BYTES,
             counts_base64=True,

@@ -69,7 +69,7 @@ class FasterWhisperTranscriber:
             "environment": {name: os.environ[name] for name in _PASSED_ON if name in os.environ},
         }
         self._is_english = model.endswith(".en")
-        self.capabilities = Capabilities(
+        self.capabilities: Capabilities = Capabilities(
             max_chunk_seconds=300.0,
             timestamps="word",
             languages=("en",) if self._is_english else None,

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from time import monotonic, sleep
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from .._errors import TranscriberError, TranscriberUnavailableError
+from .._transcription.protocol import Capabilities
 from .._units import KiB, MiB
 from ._gemini import DEFAULT_MODEL, Failure, GeminiEngine, HttpFailure
 from ._gemini_answers import Reply, redacted, schema
@@ -58,9 +59,10 @@ class GoogleGenaiTranscriber(GeminiEngine):
     name = "google-genai"
     sdk = "google.genai"
     distribution = "google-genai"
-    resident_bytes = 48 * MiB
+    resident_bytes: ClassVar[int] = 48 * MiB
     # Measured: 129 000 a second at the peak, and at the first calls a megabyte besides.
-    call_bytes, call_bytes_per_second = 1 * MiB, 172_000.0
+    call_bytes: ClassVar[int] = 1 * MiB
+    call_bytes_per_second: ClassVar[float] = 172_000.0
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class GoogleGenaiTranscriber(GeminiEngine):
         )
         self._upload = upload
         if upload == "file":
-            self.capabilities = replace(
+            self.capabilities: Capabilities = replace(
                 self.capabilities,
                 max_chunk_seconds=_MAX_PROMPT_SECONDS,
                 max_chunk_bytes=_MAX_FILE_BYTES,

@@ -79,7 +79,7 @@ class OpenAITranscriber:
         self._timeout_seconds = timeout_seconds
         self._timestamps: Timestamps = timestamps or _timestamps_of(model)
         self._client: Any = None
-        self.capabilities = Capabilities(
+        self.capabilities: Capabilities = Capabilities(
             max_chunk_seconds=600.0 if self._timestamps != "none" else 300.0,  # the latter's answers end at 2000 tokens
             min_chunk_seconds=_MIN_SECONDS,
             max_chunk_bytes=_MAX_UPLOAD_BYTES,

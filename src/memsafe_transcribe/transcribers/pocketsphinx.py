@@ -26,7 +26,7 @@ class PocketsphinxTranscriber:
     """
 
     # Longer chunks gain nothing, and the search's memory grows with them.
-    capabilities = Capabilities(
+    capabilities: Capabilities = Capabilities(
         max_chunk_seconds=30.0,
         timestamps="word",
         languages=("en", "en-US"),
