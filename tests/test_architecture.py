@@ -38,6 +38,7 @@ ARROWS = {
     "testing": {"_errors", "_units", "_memory", "_audio", "_transcription"},
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
     "integrations": {
+        "_version",
         "_errors",
         "_units",
         "_memory",
@@ -97,7 +98,8 @@ ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.p
         "openai": {"transcribers/openai.py"},
         "sqlite3": {f"_store/{name}.py" for name in ("batches", "database", "failed_urls", "jobs")},
         "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"},
-        "celery": {"integrations/celery.py"}}  # fmt: skip
+        "celery": {"integrations/celery.py"}, "opentelemetry": {"integrations/opentelemetry.py"},
+        "prometheus_client": {"integrations/prometheus.py"}}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

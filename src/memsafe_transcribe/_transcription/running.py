@@ -25,6 +25,7 @@ from .recording import NotRecorded, Recorded, Recorder, Replayed
 from .records import job_key
 from .registry import Engine
 from .replaying import Replay, StoredAudio
+from .reporting import OnJob, reported
 from .sources import Media, Source, opened
 from .stream import SegmentStream
 
@@ -41,7 +42,7 @@ class Settings:
         wanted: the sizes of a job where there is enough memory.
         longest_samples: the most that the engine hears at once.
         chunk_seconds: as the caller gave it.
-        max_audio_seconds, on_error, isolation, queue_timeout_seconds: as `ChunkedTranscriber` has them.
+        max_audio_seconds, on_error, isolation, queue_timeout_seconds, on_job: as `ChunkedTranscriber` has them.
         store: where results are kept; None if they cannot be, or are not to be.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     isolation: Isolation
     queue_timeout_seconds: float | None
     store: JobStore | None
+    on_job: OnJob | None
 
 
 class Runner:
@@ -108,35 +110,36 @@ class Runner:
             ask_anyway: download also what failed before.
         """
         held = reservation or self.admission.current_reservation()
-        async with (
-            self._shared.opened(),
-            self._opened_store(),
-            opened(
-                source,
-                self.downloader,
-                held=held,
-                queue_timeout_seconds=self.settings.queue_timeout_seconds,
-                report=report,
-                ask_anyway=ask_anyway,
-            ) as media,
-        ):
-            report(Progress("waiting"))
-            store, cache_key = self.settings.store, self.engine.capabilities.cache_key
-            if store is None or cache_key is None:
-                async with self._transcribing(media, context, report, held, None) as segments:
-                    yield segments
-                return
-            identity = await identity_of(media)
-            key = job_key(identity.sha256, cache_key, context.language, context.prompt, self.settings.chunk_seconds)
-            if on_job_key is not None:
-                await on_job_key(key)
-            async with inside(store).jobs.working_on(key, may_wait=held is None) as job:
-                if job.state.is_finished:
-                    async with self._replaying(job, context, report) as segments:
-                        yield segments
+        with reported(self.settings.on_job, self.engine.name) as told:
+            async with (
+                self._shared.opened(),
+                self._opened_store(),
+                opened(
+                    source,
+                    self.downloader,
+                    held=held,
+                    queue_timeout_seconds=self.settings.queue_timeout_seconds,
+                    report=report,
+                    ask_anyway=ask_anyway,
+                ) as media,
+            ):
+                report(Progress("waiting"))
+                store, cache_key = self.settings.store, self.engine.capabilities.cache_key
+                if store is None or cache_key is None:
+                    async with self._transcribing(media, context, report, held, None) as segments:
+                        yield told.opened(segments)
                     return
-                async with self._transcribing(media, context, report, held, (job, identity)) as segments:
-                    yield segments
+                identity = await identity_of(media)
+                key = job_key(identity.sha256, cache_key, context.language, context.prompt, self.settings.chunk_seconds)
+                if on_job_key is not None:
+                    await on_job_key(key)
+                async with inside(store).jobs.working_on(key, may_wait=held is None) as job:
+                    if job.state.is_finished:
+                        async with self._replaying(job, context, report) as segments:
+                            yield told.opened(segments)
+                        return
+                    async with self._transcribing(media, context, report, held, (job, identity)) as segments:
+                        yield told.opened(segments)
 
     @asynccontextmanager
     async def replay(
