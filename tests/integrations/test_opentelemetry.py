@@ -51,10 +51,11 @@ def test_a_meter_observes_memory_and_admission() -> None:
     assert found["memsafe.admission.rejected"] == ("counter", "{claim}", 1)
 
 
-def test_nothing_is_observed_where_memory_cannot_be_read() -> None:
-    """Rather than a zero."""
+def test_nothing_is_observed_where_memory_cannot_be_read(caplog: pytest.LogCaptureFixture) -> None:
+    """Rather than a zero; nor does the SDK log an error for each instrument."""
     with full_admission(BlindGuard) as admission:
         assert observed(admission) == {}
+    assert caplog.records == []
 
 
 def test_a_job_is_a_span_in_that_of_its_caller(tmp_path: Path) -> None:
