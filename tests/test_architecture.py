@@ -38,6 +38,17 @@ ARROWS = {
     },
     "testing": {"_errors", "_units", "_memory", "_audio", "_transcription"},
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
+    "integrations": {
+        "_version",
+        "_errors",
+        "_units",
+        "_memory",
+        "_admission",
+        "_download",
+        "_store",
+        "_transcription",
+        "_blocking",
+    },
 }
 PURE = {
     "_admission/claims.py",
@@ -87,7 +98,9 @@ ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.p
         **{name: {"transcribers/_faster_whisper_worker.py"} for name in ("ctranslate2", "faster_whisper", "numpy")},
         "openai": {"transcribers/openai.py"},
         "sqlite3": {f"_store/{name}.py" for name in ("batches", "database", "failed_urls", "jobs")},
-        "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
+        "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"},
+        "celery": {"integrations/celery.py"}, "opentelemetry": {"integrations/opentelemetry.py"},
+        "prometheus_client": {"integrations/prometheus.py"}}  # fmt: skip
 
 
 def name_of(path: Path) -> str:

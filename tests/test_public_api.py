@@ -3,6 +3,7 @@
 import ast
 import difflib
 import inspect
+import json
 import os
 import pickle
 import subprocess
@@ -31,16 +32,25 @@ def test_the_public_api_is_the_one_that_was_written_down() -> None:
 
 
 def test_each_type_that_a_host_sees_is_known() -> None:
-    """To every type checker: none has to be guessed, which they do differently. `py.typed` says that they may look."""
+    """To every type checker: none has to be guessed, which they do differently. `py.typed` says that they may look.
+
+    Celery has no types, and its task class is a base of ours.
+    """
     assert ROOT.with_name("py.typed").is_file()
     done = subprocess.run(
-        [sys.executable, "-m", "pyright", "--pythonpath", sys.executable,
-         "--verifytypes", mt.__name__, "--ignoreexternal"],
-        env={**os.environ, "PYTHONPATH": str(ROOT.parents[1])},
+        [sys.executable, "-m", "pyright", "--verifytypes", mt.__name__, "--ignoreexternal", "--outputjson"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT.parents[1]),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
-    )  # fmt: skip
-    assert "Type completeness score: 100%" in done.stdout, done.stdout + done.stderr
+    )
+    symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
+    unknown = {each["name"] for each in symbols if each["isExported"] and not each["isTypeKnown"]}
+    assert len(symbols) > 100
+    assert unknown == {"memsafe_transcribe.integrations.celery.TranscriptionTask"}
 
 
 def test_the_names_for_type_checkers_are_the_names_at_run_time() -> None:

@@ -86,6 +86,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
         ChunkResult as ChunkResult,
         Transcriber as Transcriber,
     )
+    from ._transcription.reporting import JobReport as JobReport
     from ._transcription.stream import SegmentStream as SegmentStream
     from ._transcription.transcript import Gap as Gap, Segment as Segment, Transcript as Transcript, Word as Word
     from ._units import MB as MB, MiB as MiB
@@ -120,6 +121,7 @@ _WHERE = {
     "_transcription.outcomes": "BatchProgress Outcome RunningSource",
     "_transcription.planning": "Plan",
     "_transcription.progress": "Progress",
+    "_transcription.reporting": "JobReport",
     "_transcription.stream": "SegmentStream",
     "_transcription.protocol": "AudioChunk Capabilities ChunkContext ChunkResult Transcriber",
     "_transcription.transcript": "Gap Segment Transcript Word",

@@ -221,7 +221,7 @@ def test_a_job_that_has_to_queue_plans_with_its_share(run: Run, tmp_path: Path) 
             return await super().transcribe(chunk, context)
 
     async def main() -> None:
-        admission = mt.AdmissionController(guard=mt.MemoryGuard(limit_bytes=512 * mt.MiB), scope="process")
+        admission = mt.AdmissionController(guard=mt.MemoryGuard(limit_bytes=2048 * mt.MiB), scope="process")
         running = admission.reserve_nowait(admission.statistics().budget_bytes - 20 * mt.MiB)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(mt.ChunkedTranscriber(Watched(), admission=admission).transcribe, path)

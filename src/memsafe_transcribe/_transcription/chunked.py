@@ -23,6 +23,7 @@ from .planning import Plan, Sizes, fitted, planned
 from .progress import OnProgress
 from .protocol import ChunkContext
 from .registry import EngineLike, resolve
+from .reporting import OnJob
 from .running import Runner, Settings
 from .sources import Source, at_hand, is_url
 from .stream import SegmentStream, collected
@@ -51,6 +52,7 @@ class ChunkedTranscriber:
         isolation: where files are decoded: in a "process" of their own, which the kernel confines and which can be
             ended; or in a "thread" of this one, for files that are trusted. That starts sooner, and loads PyAV here.
         queue_timeout_seconds: how long a job waits for a slot and memory; None for as long as it takes.
+        on_job: called with a `JobReport` when a job has ended, however it did; for metrics and traces.
 
     Raises:
         TranscriberNotFoundError: no such engine.
@@ -75,6 +77,7 @@ class ChunkedTranscriber:
         on_error: OnError = "raise",
         isolation: Isolation = "process",
         queue_timeout_seconds: float | None = None,
+        on_job: OnJob | None = None,
     ) -> None:
         if not 0 < max_audio_seconds < inf:
             raise ValueError(f"max_audio_seconds must be more than 0 and finite, got {max_audio_seconds}")
@@ -102,6 +105,7 @@ class ChunkedTranscriber:
             isolation,
             queue_timeout_seconds,
             self._usable(store),
+            on_job,
         )
         self._runner = Runner(self._engine, self._shared, self._admission, self._downloader, settings)
 

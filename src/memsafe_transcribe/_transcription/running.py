@@ -25,6 +25,7 @@ from .recording import NotRecorded, Recorded, Recorder, Replayed
 from .records import job_key
 from .registry import Engine
 from .replaying import Replay, StoredAudio
+from .reporting import OnJob, reported
 from .sources import Media, Source, opened
 from .stream import SegmentStream
 
@@ -41,7 +42,7 @@ class Settings:
         wanted: the sizes of a job where there is enough memory.
         longest_samples: the most that the engine hears at once.
         chunk_seconds: as the caller gave it.
-        max_audio_seconds, on_error, isolation, queue_timeout_seconds: as `ChunkedTranscriber` has them.
+        max_audio_seconds, on_error, isolation, queue_timeout_seconds, on_job: as `ChunkedTranscriber` has them.
         store: where results are kept; None if they cannot be, or are not to be.
     """
 
@@ -53,6 +54,7 @@ class Settings:
     isolation: Isolation
     queue_timeout_seconds: float | None
     store: JobStore | None
+    on_job: OnJob | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,20 @@ class Runner:
             ask_anyway: download also what failed before.
         """
         held = reservation or self.admission.current_reservation()
+        with reported(self.settings.on_job, self.engine.name) as told:
+            async with self._job(source, context, report, held, on_job_key or _untold, ask_anyway) as segments:
+                yield told.opened(segments)
+
+    @asynccontextmanager
+    async def _job(
+        self,
+        source: Source,
+        context: ChunkContext,
+        report: OnProgress,
+        held: Reservation | None,
+        on_job_key: OnJobKey,
+        ask_anyway: bool,
+    ) -> AsyncIterator[SegmentStream]:
         async with (
             self._shared.opened(),
             self._opened_store(),
@@ -142,7 +158,7 @@ class Runner:
             identity = await identity_of(media)
             key = job_key(identity.sha256, cache_key, context.language, context.prompt, self.settings.chunk_seconds)
             async with inside(store).jobs.working_on(key, may_wait=held is None) as job:
-                kept = _Kept(job, identity, on_job_key or _untold)
+                kept = _Kept(job, identity, on_job_key)
                 if job.state.is_finished:
                     await kept.begin(key)
                     async with self._replaying(job, context, report) as segments:

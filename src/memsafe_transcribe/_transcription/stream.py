@@ -18,7 +18,7 @@ from .asking import Asker
 from .recording import Recorder
 from .records import Answer
 from .stitching import ChunkSpan, Stitcher
-from .transcript import Gap, Segment, Transcript
+from .transcript import Gap, Segment, Status, Transcript, whole_status
 
 _LOG = logging.getLogger("memsafe_transcribe")
 
@@ -303,3 +303,9 @@ async def collected(
         return whole(stream, segments)
     assert scope.cancelled_caught
     raise TimeoutError(f"deadline_seconds={deadline_seconds:g} passed with {len(segments)} segments done")
+
+
+def standing(stream: SegmentStream) -> tuple[Status | None, int]:
+    """The status of the whole, None before its end; and how many chunks had something to be heard so far."""
+    status = whole_status(stream.gaps, is_silent=stream.is_silent) if stream._is_over else None  # noqa: SLF001
+    return status, stream._next_index  # noqa: SLF001 - for reports alone
