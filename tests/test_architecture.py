@@ -35,6 +35,18 @@ ARROWS = {
         "_audio",
         "_store",
     },
+    "integrations": {
+        "_errors",
+        "_units",
+        "_tasks",
+        "_threads",
+        "_memory",
+        "_admission",
+        "_download",
+        "_audio",
+        "_store",
+        "_transcription",
+    },
     "testing": {"_errors", "_units", "_memory", "_audio", "_transcription"},
     "transcribers": {"_errors", "_units", "_worker", "_transcription"},
 }
@@ -86,6 +98,7 @@ ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.p
         **{name: {"transcribers/_faster_whisper_worker.py"} for name in ("ctranslate2", "faster_whisper", "numpy")},
         "openai": {"transcribers/openai.py"},
         "sqlite3": {f"_store/{name}.py" for name in ("batches", "database", "failed_urls", "jobs")},
+        "starlette": {"integrations/asgi.py"},
         "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"}}  # fmt: skip
 
 
