@@ -48,7 +48,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 api = FastAPI()
-api.add_middleware(AdmissionMiddleware)
+api.add_middleware(AdmissionMiddleware, max_waiting=5)
 Url = Annotated[str, Query(pattern="^https?://")]
 
 

@@ -223,7 +223,7 @@ def test_a_client_that_hangs_up_takes_its_job_with_it(run: Run, path: str) -> No
                 await engine.wait_for_calls(1)
                 exchange.hung_up.set()
         assert (engine.active, engine.peak_active, admission.statistics().active) == (0, 1, 0)
-        assert "done" not in exchange.text
+        assert "event: done" not in exchange.text
 
     run(main)
 
