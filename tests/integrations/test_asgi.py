@@ -181,6 +181,31 @@ def test_under_pressure_the_application_is_not_even_asked(run: Run) -> None:
     run(main)
 
 
+def test_of_a_burst_no_more_are_let_in_than_may_wait(run: Run) -> None:
+    """Though none of them has come as far as the queue yet; who has ended makes room, however it did."""
+
+    async def main() -> None:
+        gate_open = anyio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await gate_open.wait()
+            raise mt.UnsupportedMediaError("text")
+
+        exchanges = [Exchange() for _ in range(5)]
+        gate = AdmissionMiddleware(app, admission=alone(), max_waiting=2)
+        async with anyio.create_task_group() as tasks:
+            for exchange in exchanges:
+                tasks.start_soon(exchange.run, gate)
+            await anyio.wait_all_tasks_blocked()
+            assert [exchange.status for exchange in exchanges if exchange.sent] == [503] * 3
+            gate_open.set()
+        again = Exchange()
+        await again.run(gate)
+        assert again.status == 415
+
+    run(main)
+
+
 @pytest.mark.parametrize("path", ["/whole", "/events"])
 def test_an_upload_comes_in_whole(run: Run, path: str) -> None:
     """Whoever waits for the client to hang up takes nothing of its body."""

@@ -37,7 +37,7 @@ class AdmissionMiddleware:
     """ASGI middleware: what the library refuses is answered with its status, 503 with the time to come back.
 
     A request is refused before the application sees it (and before its body is read) while the process drains, while
-    `max_waiting` jobs wait, or while memory is over the guard's threshold and something runs that will free it. What
+    `max_waiting` others wait, or while memory is over the guard's threshold and something runs that will free it. What
     the application raises before it has begun to answer is answered by its kind; what is the host's own fault is not.
     The body is JSON: `status`, `error`, `message`, `retry_after_seconds`.
 
@@ -46,7 +46,8 @@ class AdmissionMiddleware:
     Args:
         app: the application.
         admission: where its jobs queue; the process-wide one by default.
-        max_waiting: how many jobs may wait in this process. Those that have not come so far yet are not counted.
+        max_waiting: how many requests may be inside without a slot, in this process; jobs that are none of a request
+            count, too, while they wait.
 
     Raises:
         ValueError: `max_waiting` is less than 1.
@@ -58,6 +59,7 @@ class AdmissionMiddleware:
         self._app = app
         self._admission = admission or default_admission()
         self._max_waiting = max_waiting
+        self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +74,11 @@ class AdmissionMiddleware:
 
         try:
             self._check()
-            await self._app(scope, receive, noting)
+            self._inside += 1
+            try:
+                await self._app(scope, receive, noting)
+            finally:
+                self._inside -= 1
         except ClientDisconnect:
             return  # there is nobody to be told
         except Exception as error:
@@ -85,11 +91,12 @@ class AdmissionMiddleware:
         now = self._admission.statistics()
         if self._admission.is_draining:
             raise draining_error(0, now.waiting)
-        if now.waiting >= self._max_waiting:
+        waiting = max(now.waiting, self._inside - now.active)  # of a burst, none is in the queue yet
+        if waiting >= self._max_waiting:
             raise AdmissionRejectedError(
-                f"{now.waiting} wait already (max_waiting); retry in about {now.retry_after_seconds} s",
+                f"{waiting} wait already (max_waiting); retry in about {now.retry_after_seconds} s",
                 need_bytes=0,
-                waiting=now.waiting,
+                waiting=waiting,
                 retry_after_seconds=now.retry_after_seconds,
             )
         if now.active or now.others_active:  # else one job may go up to the ceiling: the admission knows
