@@ -42,9 +42,12 @@ ARROWS = {
         "_version",
         "_errors",
         "_units",
+        "_tasks",
+        "_threads",
         "_memory",
         "_admission",
         "_download",
+        "_audio",
         "_store",
         "_transcription",
         "_blocking",
@@ -99,7 +102,8 @@ ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.p
         "openai": {"transcribers/openai.py"},
         "sqlite3": {f"_store/{name}.py" for name in ("batches", "database", "failed_urls", "jobs")},
         "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"},
-        "celery": {"integrations/celery.py"}, "opentelemetry": {"integrations/opentelemetry.py"},
+        "starlette": {"integrations/asgi.py"}, "celery": {"integrations/celery.py"},
+        "opentelemetry": {"integrations/opentelemetry.py"},
         "prometheus_client": {"integrations/prometheus.py"}}  # fmt: skip
 
 

@@ -436,6 +436,7 @@ def test_statistics(run: Run) -> None:
                 others_reserved_bytes=0,
                 max_concurrent=2,
                 scope="this process alone",
+                retry_after_seconds=1,
             )
             for worker in (first, second, third):
                 await worker.end()

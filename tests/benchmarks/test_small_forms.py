@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import batch_in_group, many_sources
+from benchmarks import batch_in_group, fastapi_in_group, many_sources
 from memsafe_transcribe._audio.decoder import Isolation
 
 from ..support.groups import GroupsUnavailableError
@@ -26,3 +26,15 @@ def test_batch_in_group() -> None:
     assert [(run.returncode, len(run.batch.done_seconds), run.batch.errors) for run in runs] == [(0, 4, [])] * 2
     assert runs[1].oom_kills == 0
     assert 0 < runs[1].anonymous_mib <= runs[1].peak_mib <= 256
+
+
+def test_fastapi_in_group() -> None:
+    """Two workers and more requests than may wait: all have their transcript in the end, and nothing is killed."""
+    try:
+        run = fastapi_in_group.measure(requests=24, seconds=60.0, limit_mib=320, workers=2)
+    except GroupsUnavailableError as error:
+        pytest.skip(str(error))
+    assert (run.load.done, run.load.wrong, run.oom_kills, run.started) == (24, [], 0, 2), run.log
+    assert run.load.refused > 0
+    assert run.is_kept
+    assert 0 < run.anonymous_mib <= run.peak_mib <= 320

@@ -41,6 +41,7 @@ class AdmissionStatistics:
         others_reserved_bytes: promised in other processes of the container.
         max_concurrent: the slots that hold now: in a container, those of the process that came first.
         scope: how far this controller's limits reach, and what is wrong with it if something is.
+        retry_after_seconds: about when the queue of now will have passed: a good value for an HTTP `Retry-After`.
     """
 
     active: int
@@ -56,6 +57,7 @@ class AdmissionStatistics:
     others_reserved_bytes: int
     max_concurrent: int
     scope: str
+    retry_after_seconds: int
 
 
 class AdmissionController:
@@ -247,6 +249,9 @@ class AdmissionController:
             others_reserved_bytes=others.reserved_bytes,
             max_concurrent=ledger.max_concurrent,
             scope=keeper.scope.describe(),
+            retry_after_seconds=refusals.retry_after_seconds(
+                ledger.waiting, ledger.max_concurrent, keeper.hold_seconds
+            ),
         )
 
     def _claim(self, need_bytes: int, priority: int, lane: str | None, slot: bool, kind: str | None) -> Claim:

@@ -1,1 +1,1 @@
-"""The hosts that this library is at home in: one file each, which imports its library. Import the one that you need."""
+"""At home in other people's frameworks: a file each, behind the extra of its name."""

@@ -1,6 +1,6 @@
 """The client's side: send each URL to the workers, and print what is said there.
 
-python client.py URL...
+python submit.py URL...
 """
 
 import sys

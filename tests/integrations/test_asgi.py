@@ -1,0 +1,424 @@
+"""The parts for FastAPI and Starlette, by the messages of ASGI alone: what is refused, streamed, and given up."""
+
+import io
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import anyio
+import pytest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+import memsafe_transcribe as mt
+from memsafe_transcribe.integrations import asgi
+from memsafe_transcribe.integrations.asgi import (
+    AdmissionMiddleware,
+    SegmentEvents,
+    draining,
+    transcribe_while_connected,
+)
+from memsafe_transcribe.testing import FakeEngine, FakeGuard
+
+from ..conftest import Run
+from ..support.media import _wav_in_memory, tone_samples
+from .exchange import Exchange
+
+URL = "https://example.com/talk.mp3"
+WAIT_SECONDS = 60.0
+
+
+def alone(**options: Any) -> mt.AdmissionController:
+    return mt.AdmissionController(scope="process", **options)
+
+
+def raising(error: Exception, *, begun: bool = False) -> ASGIApp:
+    """An application that raises, before or after it has begun to answer."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise error
+
+    return app
+
+
+def sound(seconds: float) -> bytes:
+    return _wav_in_memory(tone_samples(seconds)).getvalue()
+
+
+def service(transcriber: mt.ChunkedTranscriber, admission: mt.AdmissionController) -> Starlette:
+    """A body to be transcribed, and a file of the service's own; whole, or as events."""
+
+    async def whole(request: Request) -> Response:
+        source = request.stream() if request.url.path == "/whole" else io.BytesIO(sound(3.0))
+        return JSONResponse((await transcribe_while_connected(request, transcriber, source)).to_dict())
+
+    async def events(request: Request) -> Response:
+        source = request.stream() if request.url.path == "/events" else io.BytesIO(sound(3.0))
+        return SegmentEvents(transcriber, source)
+
+    routes = [Route(path, whole, methods=["POST"]) for path in ("/whole", "/own")]
+    routes += [Route(path, events, methods=["POST"]) for path in ("/events", "/own/events")]
+    return Starlette(routes=routes, middleware=[Middleware(AdmissionMiddleware, admission=admission)])
+
+
+REFUSALS: list[tuple[Exception, int, str | None]] = [
+    (mt.AdmissionRejectedError("full", need_bytes=1, waiting=9, retry_after_seconds=6.2), 503, "7"),
+    (mt.DrainingError("ends", need_bytes=1, waiting=0, retry_after_seconds=5.0), 503, "5"),
+    (mt.AdmissionTimeoutError("no turn", need_bytes=1, timeout_seconds=9.0), 503, "1"),
+    (mt.MemoryPressureError("full", need_bytes=1, used_bytes=2, limit_bytes=2, binding="host"), 503, "1"),
+    (mt.ReservationTooLargeError("never", need_bytes=9, limit_bytes=1, ceiling_bytes=1), 413, None),
+    (mt.DownloadTooLargeError("large", url=URL, size_bytes=2, max_bytes=1), 413, None),
+    (mt.AudioLimitError("long", max_audio_seconds=1.0), 413, None),
+    (mt.UnsupportedMediaError("text"), 415, None),
+    (mt.DecoderCrashedError("crashed", reason="memory"), 422, None),
+    (mt.UrlBlockedError("private", url=URL, reason="private"), 400, None),
+    (mt.DownloadConnectionError("refused", url=URL), 502, None),
+    (mt.HTTPStatusError("404", url=URL, status_code=404), 502, None),
+    (mt.KnownBadUrlError("bad", url=URL, status_code=404, retry_after_seconds=60.0), 502, "60"),
+    (mt.DownloadTimeoutError("slow", url=URL), 504, None),
+    (mt.DownloadTimeoutError("slow", url="upload"), 408, None),
+    (mt.DownloadProtocolError("empty", url="upload"), 400, None),
+]
+OPERATORS: list[tuple[Exception, int, str | None]] = [
+    (mt.SpoolError("/secret: full", url=URL, spool_dir="/secret", errno=28), 507, None),
+    (mt.TranscriberFailedError("secret", chunk_index=0, start_seconds=0.0, retryable=False), 502, None),
+    (mt.TranscriberFailedError("secret", chunk_index=0, start_seconds=0.0, retryable=True), 503, "1"),
+    (mt.StoreError("/secret: locked", path="/secret", reason="locked"), 503, "1"),
+    (TimeoutError("secret"), 504, None),
+]
+
+
+@pytest.mark.parametrize(("error", "status", "retry_after"), REFUSALS + OPERATORS, ids=repr)
+def test_each_error_has_its_status(run: Run, error: Exception, status: int, retry_after: str | None) -> None:
+    """With its message; that of the operator's own affairs is not for clients. A 503 always says when to come back."""
+
+    async def main() -> Exchange:
+        exchange = Exchange()
+        await exchange.run(AdmissionMiddleware(raising(error), admission=alone()))
+        return exchange
+
+    answered = run(main)
+    assert (answered.status, answered.headers.get("retry-after")) == (status, retry_after)
+    assert answered.json["error"] == type(error).__name__
+    if (error, status, retry_after) in OPERATORS:
+        assert "secret" not in answered.text
+    else:
+        assert answered.json["message"] == str(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        mt.NestedReservationError("in itself", need_bytes=1, held_bytes=1, left_bytes=0),
+        mt.StoreError("corrupt", path="jobs.sqlite", reason="corrupt"),
+        mt.TranscriberNotFoundError("no such engine", name="x", available=()),
+        KeyError("anything else"),
+    ],
+    ids=repr,
+)
+def test_the_hosts_own_faults_are_left_to_the_host(run: Run, error: Exception) -> None:
+    """Its handlers and logs have to see them."""
+    with pytest.raises(type(error)):
+        run(Exchange().run, AdmissionMiddleware(raising(error), admission=alone()))
+
+
+def test_an_answer_that_has_begun_is_not_begun_again(run: Run) -> None:
+    """The error goes on to the server, which cuts the answer off."""
+    exchange = Exchange()
+    with pytest.raises(mt.UnsupportedMediaError):
+        run(exchange.run, AdmissionMiddleware(raising(mt.UnsupportedMediaError("text"), begun=True), admission=alone()))
+    assert len(exchange.sent) == 1
+
+
+def test_under_pressure_the_application_is_not_even_asked(run: Run) -> None:
+    """Nor while the queue is full, nor while the process drains. But for memory alone, one job may be let in."""
+    asked = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal asked
+        asked += 1
+        await Response()(scope, receive, send)
+
+    async def main() -> None:
+        guard = FakeGuard(limit_bytes=100 * mt.MiB, used_bytes=70 * mt.MiB)
+        admission = alone(guard=guard, max_concurrent=1)
+        gate = AdmissionMiddleware(app, admission=admission, max_waiting=2)
+
+        async def status() -> int:
+            exchange = Exchange()
+            await exchange.run(gate)
+            assert exchange.status == 200 or int(exchange.headers["retry-after"]) >= 1
+            return exchange.status
+
+        async def wait() -> None:
+            with pytest.raises(mt.DrainingError):
+                async with admission.reserve(0):
+                    pass
+
+        assert await status() == 200  # nothing runs that could free any
+        held = admission.reserve_nowait(0)  # not by `with`: the tasks would stand within it
+        assert await status() == 503
+        guard.used_bytes = 10 * mt.MiB
+        async with anyio.create_task_group() as tasks:
+            for expected in (200, 200, 503):
+                assert await status() == expected
+                tasks.start_soon(wait)
+                await anyio.wait_all_tasks_blocked()
+            admission.drain()
+        held.release()
+        assert await status() == 503
+        assert asked == 3
+
+    run(main)
+
+
+def test_of_a_burst_no_more_are_let_in_than_may_wait(run: Run) -> None:
+    """Though none of them has come as far as the queue yet; who has ended makes room, however it did."""
+
+    async def main() -> None:
+        gate_open = anyio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await gate_open.wait()
+            raise mt.UnsupportedMediaError("text")
+
+        exchanges = [Exchange() for _ in range(5)]
+        gate = AdmissionMiddleware(app, admission=alone(), max_waiting=2)
+        async with anyio.create_task_group() as tasks:
+            for exchange in exchanges:
+                tasks.start_soon(exchange.run, gate)
+            await anyio.wait_all_tasks_blocked()
+            assert [exchange.status for exchange in exchanges if exchange.sent] == [503] * 3
+            gate_open.set()
+        again = Exchange()
+        await again.run(gate)
+        assert again.status == 415
+
+    run(main)
+
+
+@pytest.mark.parametrize("path", ["/whole", "/events"])
+def test_an_upload_comes_in_whole(run: Run, path: str) -> None:
+    """Whoever waits for the client to hang up takes nothing of its body."""
+    body = sound(3.0)
+    pieces = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
+
+    async def main() -> Exchange:
+        admission, exchange = alone(), Exchange(path, pieces)
+        await exchange.run(service(mt.ChunkedTranscriber(FakeEngine(["hello"]), admission=admission), admission))
+        return exchange
+
+    answered = run(main)
+    assert answered.status == 200
+    last = answered.json if path == "/whole" else answered.events[-1][1]
+    assert (last["duration"], last["status"]) == (3.0, "complete")
+
+
+@pytest.mark.parametrize("path", ["/whole", "/events"])
+def test_an_upload_that_breaks_off_leaves_nothing(run: Run, path: str) -> None:
+    """Nobody is there to be told, and no error is logged for it."""
+
+    async def main() -> None:
+        admission, exchange = alone(), Exchange(path, [b"RIFF"], cuts_off=True)
+        await exchange.run(service(mt.ChunkedTranscriber(FakeEngine(), admission=admission), admission))
+        assert (exchange.sent, admission.statistics().active) == ([], 0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("path", ["/own", "/own/events"])
+def test_a_client_that_hangs_up_takes_its_job_with_it(run: Run, path: str) -> None:
+    """The engine is left, the slot is given back; `run` looks for what else could be left."""
+
+    async def main() -> None:
+        admission, engine, exchange = alone(), FakeEngine(), Exchange(path)
+        engine.hold()
+        with anyio.fail_after(WAIT_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(exchange.run, service(mt.ChunkedTranscriber(engine, admission=admission), admission))
+                await engine.wait_for_calls(1)
+                exchange.hung_up.set()
+        assert (engine.active, engine.peak_active, admission.statistics().active) == (0, 1, 0)
+        assert "event: done" not in exchange.text
+
+    run(main)
+
+
+def test_sending_to_nobody_ends_the_job(run: Run) -> None:
+    """Servers of ASGI 2.4 raise it."""
+
+    async def main() -> None:
+        admission, engine, exchange = alone(), FakeEngine(), Exchange("/own/events", fails=True)
+        with anyio.fail_after(WAIT_SECONDS):
+            await exchange.run(service(mt.ChunkedTranscriber(engine, admission=admission), admission))
+        assert admission.statistics().active == 0
+
+    run(main)
+
+
+def test_events_tell_all_there_is(run: Run) -> None:
+    """Progress, each segment with its words, and how it ended."""
+
+    async def main() -> Exchange:
+        result = mt.ChunkResult(words=(mt.Word("hel\nlo", 0.5, 1.0),), language="en")
+        engine = FakeEngine([result], capabilities=mt.Capabilities(max_chunk_seconds=60.0, timestamps="word"))
+        admission, exchange = alone(), Exchange("/own/events")
+        await exchange.run(service(mt.ChunkedTranscriber(engine, admission=admission), admission))
+        return exchange
+
+    answered = run(main)
+    assert answered.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert "content-length" not in answered.headers
+    assert answered.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
+    told = dict(answered.events)
+    assert list(told) == ["progress", "segment", "done"]
+    assert told["progress"] == {"phase": "transcribing", "done": 0.0, "total": 3.0}
+    assert [word["start"] for word in told["segment"]["words"]] == [0.5]
+    assert told["done"] == {"language": "en", "duration": 3.0, "status": "complete", "gaps": [], "suspects": []}
+
+
+def test_what_is_refused_at_once_has_a_status_of_its_own(run: Run) -> None:
+    """As long as nothing was told, the answer has not begun."""
+
+    async def main() -> Exchange:
+        admission, exchange = alone(max_concurrent=1, max_waiting=0), Exchange("/own/events")
+        held = admission.reserve_nowait(0)
+        await exchange.run(service(mt.ChunkedTranscriber(FakeEngine(), admission=admission), admission))
+        held.release()
+        return exchange
+
+    answered = run(main)
+    assert (answered.status, answered.json["error"]) == (503, "AdmissionRejectedError")
+
+
+def test_what_fails_later_is_told_as_an_event(run: Run) -> None:
+    """Who waits is told so after a second; what then becomes of it, when the answer has begun, is the last event."""
+
+    async def main() -> Exchange:
+        admission, exchange = alone(max_concurrent=1), Exchange("/own/events")
+        held = admission.reserve_nowait(0)
+        with anyio.fail_after(WAIT_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(
+                    exchange.run, service(mt.ChunkedTranscriber(FakeEngine(), admission=admission), admission)
+                )
+                await exchange.wait_for("waiting")
+                admission.drain()
+        held.release()
+        return exchange
+
+    answered = run(main)
+    assert answered.status == 200
+    assert [name for name, _ in answered.events] == ["progress", "error"]
+    last = answered.events[-1][1]
+    assert (last["status"], last["error"], last["retry_after_seconds"]) == (503, "DrainingError", 5)
+
+
+def test_the_hosts_own_fault_cuts_the_stream_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After what was heard; the server and its logs see it."""
+    monkeypatch.setattr(asgi, "_ending", {}.__getitem__)
+
+    async def main() -> None:
+        admission, exchange = alone(), Exchange("/own/events")
+        with pytest.raises(KeyError):
+            await exchange.run(service(mt.ChunkedTranscriber(FakeEngine(), admission=admission), admission))
+        assert (exchange.events[-1][0], exchange.sent[-1]["more_body"]) == ("segment", True)
+
+    run(main)
+
+
+def test_silence_is_broken_before_a_proxy_gives_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By comments, which clients skip."""
+    monkeypatch.setattr(asgi, "_KEEP_ALIVE_SECONDS", 0.01)
+
+    async def main() -> None:
+        admission, engine, exchange = alone(), FakeEngine(), Exchange("/own/events")
+        engine.hold()
+        with anyio.fail_after(WAIT_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(exchange.run, service(mt.ChunkedTranscriber(engine, admission=admission), admission))
+                await exchange.wait_for(": still here\n\n")
+                engine.release()
+        assert exchange.events[-1][0] == "done"
+
+    run(main)
+
+
+@contextmanager
+def server(number: int) -> Iterator[list[int]]:
+    """The handler that a server has for a signal; what it was called with."""
+    called: list[int] = []
+    before = signal.signal(number, lambda signum, frame: called.append(signum))
+    try:
+        yield called
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_of_the_end_drains_at_once(run: Run, number: int) -> None:
+    """Also while this very thread is inside of the admission; the server gets it, too, and its handler back."""
+
+    async def main() -> None:
+        admission = alone(max_concurrent=1)
+        held = admission.reserve_nowait(0)
+        async with draining(admission, grace_seconds=WAIT_SECONDS):
+            with pytest.raises(mt.DrainingError), anyio.fail_after(WAIT_SECONDS):
+                with admission._keeper._lock:  # noqa: SLF001 - as the handler may find it
+                    os.kill(os.getpid(), number)
+                    assert called == [number]
+                    assert not admission.is_draining
+                async with admission.reserve(0):
+                    pass
+            held.release()
+        assert admission.statistics().active == 0
+
+    with server(number) as called:
+        theirs = signal.getsignal(number)
+        run(main)
+        assert signal.getsignal(number) is theirs
+
+
+def test_the_end_waits_no_longer_than_the_grace(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """And says what still runs."""
+
+    async def main() -> None:
+        admission = alone()
+        with admission.reserve_nowait(0):
+            async with draining(admission, grace_seconds=0):
+                admission.drain()
+
+    run(main)
+    assert "1 jobs still run" in caplog.text
+
+
+def test_signals_that_nobody_handles_are_left_alone(run: Run) -> None:
+    """A process that would be ended by SIGTERM still is; and a thread can have no handlers."""
+
+    async def main() -> None:
+        async with draining(alone()):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    seen: list[Any] = []
+    run(main)
+    assert seen == [signal.SIG_DFL]
+    with server(signal.SIGTERM):
+        thread = threading.Thread(target=anyio.run, args=(main,))
+        thread.start()
+        thread.join(WAIT_SECONDS)
+        assert seen[1] is signal.getsignal(signal.SIGTERM)
+
+
+def test_one_must_be_allowed_to_wait() -> None:
+    """Else nothing would ever be let in."""
+    with pytest.raises(ValueError, match="max_waiting"):
+        AdmissionMiddleware(raising(KeyError()), max_waiting=0)
