@@ -124,3 +124,10 @@ def wheel(session: nox.Session) -> None:
     shutil.copy("pyproject.toml", alone)
     session.chdir(alone)
     session.run("pytest", *(session.posargs or ("tests/memory", "tests/transcription", "tests/testing")))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The site, into build/site; a warning is an error."""
+    session.install("-e", ".[docs]")
+    session.run("sphinx-build", "-W", "--keep-going", *session.posargs, "docs", "build/site")

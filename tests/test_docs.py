@@ -72,3 +72,17 @@ def test_the_readme_has_one_command_for_the_demo_and_one_for_the_tests() -> None
     """.ci/run takes the second out of it."""
     lines = [line for line in PAGES[0].read_text().splitlines() if line.startswith("python3 -m venv")]
     assert [line.rsplit(" ", 2)[-1] for line in lines] == ["demo", "pytest"]
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    """Every link leads somewhere, every page is in its index, and each public name is in the reference."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "read", ROOT / "docs",
+         tmp_path / "site"],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shown = "".join(page.read_text() for page in (tmp_path / "site" / "reference").glob("*.html"))
+    absent = [name for name in mt.__all__ if f'id="memsafe_transcribe.{name}"' not in shown]
+    assert absent == ["MB", "MiB", "__version__"]

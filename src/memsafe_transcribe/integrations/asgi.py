@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 import anyio
+from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -169,7 +170,7 @@ class SegmentEvents(Response):
         prompt: str | None = None,
     ) -> None:
         self.status_code = 200
-        self.background = None
+        self.background: BackgroundTask | None = None
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no"})  # nginx would hold events back
         self._transcriber = transcriber
         self._source = source
