@@ -19,7 +19,7 @@ app = Celery("tests", broker=os.environ.get("TEST_BROKER"), backend=os.environ.g
 app.conf.update(
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
-    broker_transport_options={"visibility_timeout": int(os.environ.get("TEST_VISIBILITY_SECONDS", "3600"))},
+    broker_transport_options={"visibility_timeout": float(os.environ.get("TEST_VISIBILITY_SECONDS", "3600"))},
 )
 
 
