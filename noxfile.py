@@ -36,6 +36,8 @@ LONG = (
     *TRANSCRIPTION_RULES,
     "tests/worker/test_frames.py",
 )
+STORE = tuple(f"tests/store/test_store_{name}.py" for name in ("kill", "faults", "machine"))
+ALONE = ("-n", "0")  # one after another: what they count is printed, and coverage sees them
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
 # What shows in two minutes whether other releases of what we stand on will do.
@@ -64,14 +66,15 @@ def tests(session: nox.Session) -> None:
 def long(session: nox.Session) -> None:
     """The state machines and properties, with many more examples than on every day."""
     session.install("-e", ".[dev]")
-    session.run("pytest", *(session.posargs or LONG), env={"MEMSAFE_TEST_PROFILE": "long"})
+    session.run("pytest", *ALONE, *(session.posargs or (*LONG, *STORE)), env={"MEMSAFE_TEST_PROFILE": "long"})
 
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
     """New mutants of real media files through the decoding process, for MEMSAFE_FUZZ_SECONDS (ten minutes)."""
     session.install("-e", ".[dev]")
-    session.run("pytest", *(session.posargs or ("tests/audio/test_fuzz.py",)), env={"MEMSAFE_TEST_PROFILE": "long"})
+    tests = session.posargs or ("tests/audio/test_fuzz.py",)
+    session.run("pytest", *ALONE, *tests, env={"MEMSAFE_TEST_PROFILE": "long"})
 
 
 @nox.session
@@ -83,7 +86,15 @@ def coverage(session: nox.Session) -> None:
     data = {"COVERAGE_FILE": str(Path(session.virtualenv.location) / "coverage")}
     # With the source named, a file that no test imports counts as uncovered, instead of not at all.
     session.run(
-        "coverage", "run", "--branch", f"--source={SOURCE}", "-m", "pytest", *(session.posargs or LONG), env=data
+        "coverage",
+        "run",
+        "--branch",
+        f"--source={SOURCE}",
+        "-m",
+        "pytest",
+        *ALONE,
+        *(session.posargs or LONG),
+        env=data,
     )
     pure = ",".join(str(SOURCE / name) for name in PURE)
     session.run("coverage", "report", f"--include={pure}", "--show-missing", "--fail-under=100", env=data)
@@ -94,7 +105,7 @@ def cgroup2(session: nox.Session) -> None:
     """On a kernel with cgroup v2, in an emulated machine; CI is set, so that nothing there is skipped."""
     session.install("-e", ".[dev]")
     machine = ("python", "-m", "tests.cgroup2.machine", "--seconds", "1800", "--")
-    session.run(*machine, "env", "CI=1", "python", "-m", "pytest", *(session.posargs or REAL_KERNEL))
+    session.run(*machine, "env", "CI=1", "python", "-m", "pytest", *ALONE, *(session.posargs or REAL_KERNEL))
 
 
 @nox.session(python="3.11")
