@@ -663,7 +663,7 @@ def spool_refusal(run: Run, url: str, spool_dir: Path) -> mt.SpoolError:
     assert isinstance(error, OSError)
     assert error.spool_dir == str(spool_dir)
     assert str(spool_dir) in str(error)
-    assert "TMPDIR" in str(error)
+    assert "MEMSAFE_SPOOL_DIR" in str(error)
     assert pickle.loads(pickle.dumps(error)).errno == error.errno
     return error
 
@@ -775,7 +775,7 @@ def test_free_bytes_are_those_that_a_user_may_write(tmp_path: Path) -> None:
 def test_figures_of_a_missing_folder_are_a_spool_error(tmp_path: Path) -> None:
     """As is everything that the spool folder refuses."""
     for ask in (spool.free_bytes, spool.is_memory):
-        with pytest.raises(mt.SpoolError, match="TMPDIR") as caught:
+        with pytest.raises(mt.SpoolError, match="MEMSAFE_SPOOL_DIR") as caught:
             ask(tmp_path / "missing")
         assert caught.value.errno == errno.ENOENT
 

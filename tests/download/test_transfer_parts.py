@@ -105,7 +105,7 @@ def test_the_room_is_used_to_the_last_byte(monkeypatch: pytest.MonkeyPatch, free
     check_size(WHERE, most + 1, 1, limits(10**13))
     with pytest.raises(mt.SpoolError) as caught:
         check_size(WHERE, most + 1, 0, limits(10**13))
-    for part in (WHERE, "announces", str(SPOOL), "free", "left to others", "spool_dir", "TMPDIR"):
+    for part in (WHERE, "announces", str(SPOOL), "free", "left to others", "spool_dir", "MEMSAFE_SPOOL_DIR"):
         assert part in str(caught.value)
 
 
