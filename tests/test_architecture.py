@@ -13,6 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # What each room may import of ours, besides itself. Rooms that are not named may import anything.
 ARROWS = {
     "_errors": set(),
+    "_backoff": set(),
     "_units": set(),
     "_settings": {"_units"},
     "_version": set(),
@@ -22,10 +23,11 @@ ARROWS = {
     "_worker": {"_tasks", "_threads"},
     "_memory": {"_errors", "_settings", "_units", "_tasks"},
     "_admission": {"_errors", "_settings", "_units", "_waking", "_memory"},
-    "_download": {"_errors", "_settings", "_units", "_threads", "_waking"},
+    "_download": {"_backoff", "_errors", "_settings", "_units", "_threads", "_waking"},
     "_audio": {"_errors", "_units", "_tasks", "_worker"},
     "_store": {"_errors", "_tasks", "_threads", "_download"},
     "_transcription": {
+        "_backoff",
         "_errors",
         "_units",
         "_tasks",

@@ -1,7 +1,6 @@
 """One body, however many attempts it takes: ask, judge the answer, take it in, and go on where it broke off."""
 
 import errno
-import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import anyio
 
+from .._backoff import backoff_seconds
 from .._errors import (
     DownloadConnectionError,
     DownloadError,
@@ -27,7 +27,7 @@ from .ranges import Continuation
 from .redirects import following
 from .transport import Answer, Asking, length
 
-_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 0.5, 30.0
+_BACKOFF_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 3600.0  # whatever a server asks for, and without a deadline too
 _HEAD_SECONDS = 10.0
 _MOST_RESERVED_BYTES = 64 * MiB
@@ -155,9 +155,7 @@ class Transfer:
                 return
 
     def _pause_seconds(self, error: DownloadError) -> float:
-        """How long to wait after this error: as the server asks, else random up to a bound that doubles (full jitter).
-
-        "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+        """How long to wait after this error: as the server asks, or else by `backoff_seconds`.
 
         Raises:
             DownloadError: this one, if there is to be no further attempt.
@@ -177,8 +175,7 @@ class Transfer:
                     retryable=True,
                 ) from None
             return pause
-        bound = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** min(16, max(0, self._attempts - 1)))
-        pause = random.uniform(0, bound)  # noqa: S311 - it spreads load, and hides nothing
+        pause = backoff_seconds(self._attempts, _BACKOFF_SECONDS)
         if pause > left > 0:  # else it is for the deadline to say
             raise error
         return pause

@@ -1,7 +1,6 @@
 """One chunk, until its engine has answered: asked again, cut in two, or given up, by what the engine raises."""
 
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from math import ceil, inf
@@ -12,6 +11,7 @@ import anyio
 from .._audio.chunks import Cut
 from .._audio.voicing import CLEAR_DECIBELS
 from .._audio.words import SAMPLE_RATE_HZ
+from .._backoff import backoff_seconds
 from .._errors import (
     ChunkTooLargeError,
     TranscriberFailedError,
@@ -27,7 +27,7 @@ from .transcript import Segment, Word
 
 _LOG = logging.getLogger("memsafe_transcribe")
 _MAX_ATTEMPTS = 5
-_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS = 1.0, 30.0
+_BACKOFF_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 300.0  # that an engine may ask for, while the job keeps its slot
 _SHORTEST_SECONDS = 1.0  # what is shorter than two of it is not cut in two
 _SUSPECT_SECONDS = 3.0  # of clear sound, some eight words if it is speech: longer than a cough, a laugh or a door
@@ -133,9 +133,7 @@ def _has_text(result: ChunkResult) -> bool:
 
 
 def _pause_seconds(failure: TranscriberFailedError, attempt: int, left_seconds: float) -> float:
-    """How long to wait after this failure: as the engine asks, else random up to a bound that doubles (full jitter).
-
-    "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """How long to wait after this failure: as the engine asks, or else by `backoff_seconds`.
 
     Raises:
         TranscriberFailedError: this one, if there is to be no further attempt.
@@ -149,13 +147,11 @@ def _pause_seconds(failure: TranscriberFailedError, attempt: int, left_seconds: 
         asked_seconds = checked_wait_seconds(asked_seconds)  # once more: the attribute may have been set since
     except (TypeError, ValueError) as error:
         raise _failed(failure, str(error)) from cause
-    bound_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** (attempt - 1))
     if asked_seconds is not None and asked_seconds > left_seconds:
         raise _failed(failure, f"it asks for {asked_seconds:.0f} s; {max(0, left_seconds):.0f} s can be waited")
     if attempt >= _MAX_ATTEMPTS:
         raise _failed(failure, f"after {attempt} attempts")
-    pause_seconds = random.uniform(0, bound_seconds)  # noqa: S311 - it spreads load, and hides nothing
-    pause_seconds = pause_seconds if asked_seconds is None else asked_seconds
+    pause_seconds = backoff_seconds(attempt, _BACKOFF_SECONDS) if asked_seconds is None else asked_seconds
     if pause_seconds > left_seconds:
         raise _failed(failure, f"at attempt {attempt}, with {max(0, left_seconds):.1f} s left")
     return pause_seconds

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from typing import Literal, Protocol
 
 import anyio
 
+from .._backoff import backoff_seconds
 from .._download.policy import shown
 from .._errors import (
     AdmissionError,
@@ -36,7 +36,7 @@ from .stream import collected, gathered
 from .transcript import Transcript
 
 _LOG = logging.getLogger("memsafe_transcribe")
-_BACKOFF_SECONDS, _MAX_BACKOFF_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0, 300.0
+_BACKOFF_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 300.0
 
 Verdict = Literal["again", "later", "never"]
 
@@ -235,9 +235,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _pause_seconds(error: Exception, attempts: int) -> float:
-    """As long as the error asks, or random up to a bound that doubles, as between the attempts on a chunk."""
+    """As long as the error asks, or else by `backoff_seconds`."""
     asked_seconds = getattr(error, "retry_after_seconds", None)
     if asked_seconds is not None:
         return float(min(asked_seconds, _LONGEST_PAUSE_SECONDS))
-    bound_seconds = min(_MAX_BACKOFF_SECONDS, _BACKOFF_SECONDS * 2 ** (attempts - 1))
-    return random.uniform(0, bound_seconds)  # noqa: S311 - it spreads load, and hides nothing
+    return backoff_seconds(attempts, _BACKOFF_SECONDS)
