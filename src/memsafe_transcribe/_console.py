@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -74,15 +75,16 @@ class BatchDisplay:
         return self
 
     def __call__(self, progress: BatchProgress) -> None:
+        progress = replace(progress, total=self._total)  # which the batch cannot know of a list that it reads
         if self._bar is not None and self._whole is not None:
             self._show(self._bar, self._whole, progress)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY_SECONDS
-            print(_batch_figures(progress, self._total), file=sys.stderr)
+            print(_batch_figures(progress), file=sys.stderr)
 
     def _show(self, bar: "Bar", whole: "TaskID", progress: BatchProgress) -> None:
         ended = progress.done + progress.failed
-        bar.update(whole, completed=ended, figures=_batch_figures(progress, self._total))
+        bar.update(whole, completed=ended, figures=_batch_figures(progress))
         now = {each.index: each for each in progress.running}
         for index in self._running.keys() - now.keys():
             bar.remove_task(self._running.pop(index))
@@ -104,14 +106,13 @@ class BatchDisplay:
             self._bar.stop()
 
 
-def _batch_figures(progress: BatchProgress, total: int | None) -> str:
-    of = f" of {total}" if total is not None else ""
+def _batch_figures(progress: BatchProgress) -> str:
+    of = f" of {progress.total}" if progress.total is not None else ""
     parts = [f"{progress.done + progress.failed}{of} done", f"{progress.failed} failed"]
     if progress.sources_per_second:
         parts.append(f"{progress.sources_per_second * 3600:.0f} an hour")
-        if total is not None:
-            left_seconds = max(0, total - progress.done - progress.failed) / progress.sources_per_second
-            parts.append(f"{format_duration(left_seconds)} left")
+    if progress.seconds_left is not None:
+        parts.append(f"{format_duration(progress.seconds_left)} left")
     return ", ".join(parts)
 
 

@@ -325,7 +325,7 @@ def test_what_fails_later_is_told_as_an_event(run: Run) -> None:
 
 def test_the_hosts_own_fault_cuts_the_stream_off(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """After what was heard; the server and its logs see it."""
-    monkeypatch.setattr(asgi, "_ending", {}.__getitem__)
+    monkeypatch.setattr(asgi, "ending_dict", {}.__getitem__)
 
     async def main() -> None:
         admission, exchange = alone(), Exchange("/own/events")

@@ -17,7 +17,6 @@ from .failed_urls import StoredFailedUrls
 from .jobs import Jobs
 
 _LOG = logging.getLogger("memsafe_transcribe")
-_DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +24,17 @@ class Ages:
     """How long after its last activity something is kept.
 
     Attributes:
-        finished_seconds: finished batches, and finished jobs that are of no batch any more; a day by default.
-        unfinished_seconds: those that are not finished, and can be resumed until then; a week by default.
-        failed_url_seconds: failed URLs; a week by default.
+        finished_seconds: finished batches, and finished jobs that are of no batch any more.
+        unfinished_seconds: those that are not finished, and can be resumed until then.
+        failed_url_seconds: failed URLs.
 
     Raises:
         ValueError: one is negative, or no number.
     """
 
-    finished_seconds: float = _DAY_SECONDS
-    unfinished_seconds: float = 7 * _DAY_SECONDS
-    failed_url_seconds: float = 7 * _DAY_SECONDS
+    finished_seconds: float
+    unfinished_seconds: float
+    failed_url_seconds: float
 
     def __post_init__(self) -> None:
         for name in ("finished_seconds", "unfinished_seconds", "failed_url_seconds"):

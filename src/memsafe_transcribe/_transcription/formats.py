@@ -70,14 +70,19 @@ async def _json(stream: SegmentStream) -> AsyncGenerator[str]:
         yield '",\n  "words": ['
         for piece in _read(words):
             yield piece
-        rest = {
-            "language": stream.language,
-            "duration": round(stream.duration_seconds, 3),
-            "status": whole_status(stream.gaps, is_silent=stream.is_silent),
-            "gaps": [gap_dict(gap) for gap in stream.gaps],
-            "suspects": [gap_dict(gap) for gap in stream.suspects],
-        }
-        yield "\n  ],\n" + ",\n".join(f"  {_dumped(name)}: {_dumped(value)}" for name, value in rest.items()) + "\n}\n"
+        rest = ",\n".join(f"  {_dumped(name)}: {_dumped(value)}" for name, value in ending_dict(stream).items())
+        yield f"\n  ],\n{rest}\n}}\n"
+
+
+def ending_dict(stream: SegmentStream) -> dict[str, Any]:
+    """What is known of the whole when a stream has ended, as `Transcript.to_dict` has it."""
+    return {
+        "language": stream.language,
+        "duration": round(stream.duration_seconds, 3),
+        "status": whole_status(stream.gaps, is_silent=stream.is_silent),
+        "gaps": [gap_dict(gap) for gap in stream.gaps],
+        "suspects": [gap_dict(gap) for gap in stream.suspects],
+    }
 
 
 def _dumped(value: Any) -> str:

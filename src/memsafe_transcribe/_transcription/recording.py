@@ -57,16 +57,6 @@ class NotRecorded:
         pass
 
 
-class Replayed(NotRecorded):
-    """In a store's job that is finished: all is known, and nothing more is to be kept."""
-
-    def __init__(self, job: StoredJob) -> None:
-        self._job = job
-
-    async def find(self, span: Span) -> Answer | None:
-        return await _found(self._job, span)
-
-
 class Recorded:
     """In a store's job.
 
@@ -88,7 +78,8 @@ class Recorded:
     async def find(self, span: Span) -> Answer | None:
         if not self._is_resumed:
             return None
-        return await _found(self._job, span)
+        found = await self._job.find(span.core_start, span.core_end, span.start, span.end)
+        return None if found is None else unpacked(span, found)
 
     async def has_parts_of(self, span: Span) -> bool:
         if not self._is_resumed:
@@ -120,8 +111,3 @@ class Recorded:
             raise StoreError(
                 "the source was written to while it was transcribed, and is another one now", path="", reason="failed"
             )
-
-
-async def _found(job: StoredJob, span: Span) -> Answer | None:
-    found = await job.find(span.core_start, span.core_end, span.start, span.end)
-    return None if found is None else unpacked(span, found)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from .._audio.chunker import Span
 from .._audio.chunks import Cut
 from .._audio.words import SAMPLE_RATE_HZ
-from .._store.jobs import Job as StoredJob
+from .._store.jobs import Job as StoredJob, StoredChunk
 from .progress import OnProgress, Progress
-from .records import unpacked_gaps
+from .recording import NotRecorded
+from .records import Answer, unpacked, unpacked_gaps
 from .transcript import Gap
 
 
@@ -19,8 +20,8 @@ class StoredInfo:
     duration_seconds: float
 
 
-class StoredAudio:
-    """Stands for the decoder and for the cuts of a job's audio.
+class StoredAudio(NotRecorded):
+    """Stands for the decoder, for the cuts of a job's audio, and for who knows what was answered to each.
 
     Attributes:
         gaps: what was damaged in it.
@@ -31,6 +32,7 @@ class StoredAudio:
         self._job = job
         self._total_samples = job.state.total_samples or 0
         self._at = 0
+        self._read: StoredChunk | None = None  # the last one; `Replay` lets no other be read before it is answered
         self.gaps: tuple[Gap, ...] = unpacked_gaps(job.state.gaps)
         self.info = StoredInfo(self._total_samples / SAMPLE_RATE_HZ)
 
@@ -43,9 +45,13 @@ class StoredAudio:
         if chunk is None or silent_until > self._at:
             span = Span(self._at, silent_until, silent_until, silent_until)
         else:
-            span = Span(chunk.core_start, chunk.core_end, chunk.start, chunk.end)
+            span, self._read = Span(chunk.core_start, chunk.core_end, chunk.start, chunk.end), chunk
         self._at = span.core_end
         return Cut(span, b"", array("f"))
+
+    async def find(self, span: Span) -> Answer | None:
+        """What was answered to the span that was read last."""
+        return None if self._read is None else unpacked(span, self._read.result)
 
 
 class Replay:

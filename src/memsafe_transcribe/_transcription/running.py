@@ -21,7 +21,7 @@ from .opening import SharedEngine
 from .planning import Sizes, fitted
 from .progress import OnProgress, Progress
 from .protocol import ChunkContext
-from .recording import NotRecorded, Recorded, Recorder, Replayed
+from .recording import NotRecorded, Recorded, Recorder
 from .records import job_key
 from .registry import Engine
 from .replaying import Replay, StoredAudio
@@ -186,10 +186,9 @@ class Runner:
     ) -> AsyncIterator[SegmentStream]:
         audio = StoredAudio(job)
         replay = Replay(audio.info.duration_seconds, report)
-        recorder = Replayed(job)
         async with background() as tasks:
-            asker = Asker(self.engine, context, self.settings.on_error, replay.may_call, recorder)
-            with closing(SegmentStream(asker, audio, audio, replay, recorder, tasks, context.language)) as segments:
+            asker = Asker(self.engine, context, self.settings.on_error, replay.may_call, audio)
+            with closing(SegmentStream(asker, audio, audio, replay, audio, tasks, context.language)) as segments:
                 yield segments
 
     @asynccontextmanager

@@ -20,10 +20,10 @@ from .._admission.draining import draining_error
 from .._errors import AdmissionRejectedError
 from .._tasks import background
 from .._transcription.chunked import ChunkedTranscriber, runner_of
+from .._transcription.formats import ending_dict
 from .._transcription.progress import Progress
 from .._transcription.sources import Source
-from .._transcription.stream import SegmentStream
-from .._transcription.transcript import Transcript, gap_dict, segment_dict, whole_status, word_dict
+from .._transcription.transcript import Transcript, segment_dict, word_dict
 from ._refusals import Refusal, refusal_of
 from ._signals import draining
 
@@ -203,17 +203,7 @@ class SegmentEvents(Response):
                 words = [word_dict(word) for word in segment.words]
                 await events.send("segment", {**segment_dict(number, segment), "words": words})
                 number += 1
-        await events.send("done", _ending(segments))
-
-
-def _ending(stream: SegmentStream) -> dict[str, Any]:
-    return {
-        "language": stream.language,
-        "duration": round(stream.duration_seconds, 3),
-        "status": whole_status(stream.gaps, is_silent=stream.is_silent),
-        "gaps": [gap_dict(gap) for gap in stream.gaps],
-        "suspects": [gap_dict(gap) for gap in stream.suspects],
-    }
+        await events.send("done", ending_dict(segments))
 
 
 class _Events:
