@@ -6,6 +6,7 @@ from benchmarks import batch_in_group, fastapi_in_group, many_sources
 from memsafe_transcribe._audio.decoder import Isolation
 
 from ..support.groups import GroupsUnavailableError
+from ..support.needs import cannot
 
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
@@ -22,7 +23,7 @@ def test_batch_in_group() -> None:
     try:
         runs = list(batch_in_group.measure(jobs=4, hours=0.02, limits_mib=[256]))
     except GroupsUnavailableError as error:
-        pytest.skip(str(error))
+        cannot(str(error))
     assert [(run.returncode, len(run.batch.done_seconds), run.batch.errors) for run in runs] == [(0, 4, [])] * 2
     assert runs[1].oom_kills == 0
     assert 0 < runs[1].anonymous_mib <= runs[1].peak_mib <= 256
@@ -33,7 +34,7 @@ def test_fastapi_in_group() -> None:
     try:
         run = fastapi_in_group.measure(requests=24, seconds=60.0, limit_mib=320, workers=2)
     except GroupsUnavailableError as error:
-        pytest.skip(str(error))
+        cannot(str(error))
     assert (run.load.done, run.load.wrong, run.oom_kills, run.started) == (24, [], 0, 2), run.log
     assert run.load.refused > 0
     assert run.is_kept
