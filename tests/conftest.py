@@ -65,7 +65,7 @@ def ledger_dir(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(params=["asyncio", "trio"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Run an async function to its end; then no descriptor and no child process may be left of it."""
-    server = request.getfixturevalue("server") if "server" in request.fixturenames else None
+    servers = [request.getfixturevalue(name) for name in ("server", "silent") if name in request.fixturenames]
 
     def run(function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
         mt.MemoryGuard(limit_bytes=1).snapshot()  # opens what the process's one reader keeps open
@@ -76,7 +76,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         try:
             return anyio.run(function, *arguments, backend=request.param)
         finally:
-            if server is not None:
+            for server in servers:  # their side of a connection is a descriptor of this process, too
                 server.wait_until_idle()
             gc.collect()
             assert open_descriptors() == before

@@ -102,23 +102,27 @@ def test_it_works_where_a_loop_runs_already(tone: Path) -> None:
 
 
 SCRIPT = """
-import os, sys, time
+import os, sys
 from pathlib import Path
+import anyio
 import memsafe_transcribe as mt
 
-def slow(chunk):
+def quick(chunk):
     print("asked", flush=True)
-    time.sleep({seconds})
     return "heard"
 
-with mt.blocking(mt.ChunkedTranscriber(slow)) as t:
+async def endless(chunk):
+    print("asked", flush=True)
+    await anyio.sleep_forever()
+
+with mt.blocking(mt.ChunkedTranscriber(quick)) as t:
     {body}
 """
 
 
-def child(body: str, seconds: float = 0.0) -> "subprocess.Popen[str]":
+def child(body: str) -> "subprocess.Popen[str]":
     """A script with a transcriber `t`, as a process of its own."""
-    script = SCRIPT.format(body=body, seconds=seconds)
+    script = SCRIPT.format(body=body)
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -126,7 +130,8 @@ def child(body: str, seconds: float = 0.0) -> "subprocess.Popen[str]":
 
 def test_ctrl_c_stops_what_is_waited_for(tone: Path) -> None:
     """Its traceback comes when nothing is left of the job, and the process ends."""
-    with child(f"t.transcribe(Path({str(tone)!r}))", seconds=0.5) as process:
+    body = f"with mt.blocking(mt.ChunkedTranscriber(endless)) as e: e.transcribe(Path({str(tone)!r}))"
+    with child(body) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "asked\n"
         process.send_signal(signal.SIGINT)
@@ -145,7 +150,7 @@ def test_a_fork_needs_a_block_of_its_own(tone: Path) -> None:
             t.transcribe(Path({str(tone)!r}))
         except RuntimeError as error:
             print(error, flush=True)
-        with mt.blocking(mt.ChunkedTranscriber(slow)) as again:
+        with mt.blocking(mt.ChunkedTranscriber(quick)) as again:
             print(again.transcribe(Path({str(tone)!r})).text, flush=True)
         sys.exit()
     print(os.waitstatus_to_exitcode(os.wait()[1]))
@@ -165,7 +170,7 @@ def test_a_fork_needs_a_block_of_its_own(tone: Path) -> None:
 
 def test_a_process_ends_though_a_block_is_open(tone: Path) -> None:
     """`sys.exit` in a thread's middle, and a module that entered it for good."""
-    with child("t.__class__; keep = mt.blocking(mt.ChunkedTranscriber(slow)); keep.__enter__(); os.getpid()") as one:
+    with child("t.__class__; keep = mt.blocking(mt.ChunkedTranscriber(quick)); keep.__enter__(); os.getpid()") as one:
         _, said = one.communicate(timeout=60)
     assert (one.returncode, said) == (0, "")
 
