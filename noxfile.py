@@ -15,7 +15,7 @@ SOURCE = Path("src/memsafe_transcribe")
 # Files that decide without a clock and without I/O, so that no line and no branch of them need go untested.
 PURE = (
     "_memory/pressure.py",
-    *(f"_admission/{name}.py" for name in ("claims", "ledger", "estimates", "table")),
+    *(f"_admission/{name}.py" for name in ("claims", "ledger", "estimates", "queueing", "table")),
     *(f"_download/{name}.py" for name in ("addresses", "pace", "policy", "ranges", "retries")),
     *(f"_audio/{name}.py" for name in ("boxes", "chunker", "encoding", "mp4", "sniff")),
     *(f"_transcription/{name}.py" for name in ("placing", "planning", "scripts", "seams", "stitching", "transcript")),
@@ -52,6 +52,7 @@ FAST = (
     "tests/transcribers",
     "tests/download/test_downloader.py",
     "tests/store/test_batch.py",
+    "tests/integrations",
 )
 
 
@@ -120,7 +121,8 @@ def lowest(session: nox.Session) -> None:
                 (bound,) = (each.version for each in requirement.specifier if each.operator == ">=")
                 file.write(f"{requirement.name}=={bound}\n")
     session.install("-e", ".[dev]", "--constraint", str(oldest))
-    session.run("pytest", *(session.posargs or FAST))
+    # An old client's own use of what a newer pydantic deprecates is nothing that we could mend.
+    session.run("pytest", "-W", "ignore::DeprecationWarning", *(session.posargs or FAST))
 
 
 @nox.session(python="3.11")

@@ -59,6 +59,7 @@ PURE = {
     "_admission/claims.py",
     "_admission/estimates.py",
     "_admission/ledger.py",
+    "_admission/queueing.py",
     "_admission/table.py",
     "_audio/boxes.py",
     "_audio/chunker.py",

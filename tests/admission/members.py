@@ -219,7 +219,7 @@ def half_write_and_hang(host: Host, number: int) -> None:
         time.sleep(STEP_SECONDS)
     shared = host.shared
     assert shared._seat is not None
-    record = table.pack_front(os.getpid(), time.monotonic_ns()) + table.pack_held(3, 1 << 40, 1 << 40, {7: 3})
+    record = table.pack_front(os.getpid(), time.monotonic_ns()) + table.pack_held(3, 1 << 40, 1 << 40, 5, 2.5, {7: 3})
     os.pwrite(shared._fd, record[:number], table.record_at(shared._seat))
     host.tell("answer", None)
     threading.Event().wait()
@@ -246,6 +246,13 @@ def begin_then_raise(host: Host) -> None:
 def poll(host: Host) -> None:
     """Take a turn, as one that waits does: from then on others know that this member lives."""
     until(lambda: _has_turn(host))
+
+
+def seen_of_the_queue(host: Host) -> tuple[int, bool]:
+    """How many wait elsewhere, and whether it is known how long a slot is held there."""
+    host.admission.statistics()
+    others = host.keeper.others
+    return others.waiting, others.hold_seconds > 0
 
 
 def is_locked(host: Host) -> bool:

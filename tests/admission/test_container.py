@@ -35,6 +35,20 @@ def test_slots_are_counted_together(family: Family) -> None:
     first.event("in", "e")
 
 
+def test_queues_are_counted_together(family: Family) -> None:
+    """Who is sent away is told when to come back by all that wait, and by how long slots are held, in any process."""
+    first, second = family.start(), family.start()
+    for name in "abcde":
+        first.reserve(name)
+    assert second.do(members.seen_of_the_queue) == (2, False)
+    first.release("a")
+    first.event("in", "d")
+    assert second.do(members.seen_of_the_queue) == (1, True)
+    first.release("b")
+    first.event("in", "e")
+    assert second.do(members.seen_of_the_queue) == (0, True)
+
+
 def test_bytes_are_counted_together(family: Family) -> None:
     """What one process has promised is off the room of all others, whatever slots are left."""
     first, second = family.start(100), family.start(100)

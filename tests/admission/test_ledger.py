@@ -5,7 +5,7 @@ import weakref
 from itertools import count
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     MultipleResults,
@@ -19,7 +19,6 @@ from hypothesis.stateful import (
 
 from memsafe_transcribe._admission.claims import NOBODY, Claim, ClaimState, Head, Others
 from memsafe_transcribe._admission.ledger import MAX_PASSES, PRIORITY_SECONDS, Ledger
-from memsafe_transcribe._admission.refusals import retry_after_seconds
 
 from ..support.steps import CountedMachine
 from . import books
@@ -727,31 +726,3 @@ def test_one_that_never_waited_closes_quietly() -> None:
     assert (ledger.waiting, ledger.reserved_bytes, claim.state) == (0, 0, ClaimState.CLOSED)
     ledger.mark_used(claim, 5)
     assert (claim.used_bytes, ledger.unused_bytes) == (0, 0)
-
-
-# -- retry_after_seconds
-
-_held_seconds = st.floats(0, 1e6)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 100), _held_seconds)
-def test_a_retry_is_neither_at_once_nor_never(waiting: int, concurrent: int, hold: float) -> None:
-    """Between a second and ten minutes, in whole seconds as the header wants them, whatever was measured."""
-    assert retry_after_seconds(waiting, concurrent, hold) in range(1, 601)
-
-
-@given(st.integers(0, 10_000), st.integers(1, 100), _held_seconds)
-def test_a_retry_is_later_the_longer_the_queue(waiting: int, concurrent: int, hold: float) -> None:
-    """More who wait or longer work put it off; more slots bring it nearer."""
-    seconds = retry_after_seconds(waiting, concurrent, hold)
-    assert retry_after_seconds(waiting + 1, concurrent, hold) >= seconds
-    assert retry_after_seconds(waiting, concurrent, hold * 2) >= seconds
-    assert retry_after_seconds(waiting, concurrent + 1, hold) <= seconds
-
-
-def test_a_retry_follows_littles_law() -> None:
-    """Eleven jobs of six seconds on three slots take 22 seconds."""
-    assert retry_after_seconds(10, 3, 6.0) == 22
-    assert retry_after_seconds(10, 3, 6.1) == 23
-    assert retry_after_seconds(0, 3, 0.0) == 1
-    assert retry_after_seconds(1000, 1, 60.0) == 600

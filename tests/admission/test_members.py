@@ -96,7 +96,7 @@ class Common:
 def held_of(member: Member) -> bytes:
     ledger = member.ledger
     lanes = {table.lane_digest(name): lane.taken for name, lane in ledger.lanes.items() if lane.taken}
-    return table.pack_held(ledger.slots_taken, ledger.reserved_bytes, ledger.unused_bytes, lanes)
+    return table.pack_held(ledger.slots_taken, ledger.reserved_bytes, ledger.unused_bytes, ledger.waiting, 0.0, lanes)
 
 
 class MembersMachine(CountedMachine):

@@ -6,7 +6,7 @@ import pytest
 from anyio.abc import TaskGroup
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._admission import keeper
+from memsafe_transcribe._admission import keeper, refusals
 from memsafe_transcribe._admission.ledger import MAX_PASSES, PRIORITY_SECONDS
 from memsafe_transcribe._admission.table import MAX_LANES
 
@@ -180,15 +180,16 @@ def test_nobody_may_wait(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("hold_seconds", "retry_seconds"), [(0, 1), (300, 45), (40_000, 600)], ids=["short", "longer", "longest"]
+    ("hold_seconds", "retry_seconds"), [(0, 1), (30, 45), (40_000, 600)], ids=["short", "longer", "longest"]
 )
 def test_when_to_retry(run: Run, monkeypatch: pytest.MonkeyPatch, hold_seconds: float, retry_seconds: float) -> None:
     """About the time in which the queue of now will have passed, by how long slots were held: 1 s to 10 minutes.
 
-    One hold of 300 s counts for a tenth in the average of 30 s; three that wait or run share two slots: 45 s.
+    Three that wait or come share two slots, for holds of 30 s: 45 s.
     """
     clock = Clock()
     monkeypatch.setattr(keeper, "time", clock)
+    monkeypatch.setattr(refusals, "time", clock)
     admission = told(max_concurrent=2)
 
     async def test(tasks: TaskGroup) -> None:

@@ -31,9 +31,10 @@ def record(
     held: tuple[int, int, int] = (0, 0, 0),
     lanes: Mapping[int, int] | None = None,
     head: bytes = table.NO_HEAD,
+    queue: tuple[int, float] = (0, 0.0),
 ) -> bytes:
     """What a member writes of itself in one turn."""
-    return table.pack_front(pid, polled_ns) + table.pack_held(*held, lanes or {}) + head
+    return table.pack_front(pid, polled_ns) + table.pack_held(*held, *queue, lanes or {}) + head
 
 
 def a_head(need_bytes: int = 10, *, order: float = 1.0, passes: int = 0, lane: int = 0, limit: int = 0) -> bytes:
@@ -70,6 +71,17 @@ def test_a_head_is_read_as_it_was_written(
     assert head == Head(0, need_bytes, slot, order, passes, name, limit, serial, polled_seconds=9.5)
 
 
+@given(st.lists(st.tuples(words, st.none() | st.integers(1, 10**9)), max_size=5))
+def test_queues_are_added_up_and_holds_averaged(queues: list[tuple[int, int | None]]) -> None:
+    """How many wait with all others, and how long a slot is held, over those who know."""
+    rows = [record(queue=(waiting, 0.0 if hold is None else float(hold))) for waiting, hold in queues]
+    own = record(queue=(99, 99.0))
+    others = table.read(file(3, own, *rows), 0, {}, NOW).others
+    holds = [hold for _, hold in queues if hold is not None]
+    assert others.waiting == sum(waiting for waiting, _ in queues)
+    assert others.hold_seconds == pytest.approx(sum(holds) / len(holds) if holds else 0.0)
+
+
 @given(words, words)
 def test_the_passes_can_be_written_alone(before: int, after: int) -> None:
     """Another member counts them up in place, and the head's own member reads them there."""
@@ -85,11 +97,11 @@ def test_the_parts_of_a_record_stand_where_they_are_said_to() -> None:
     data = bytearray(file(3, b"", b""))
     for at, part in [
         (table.record_at(1), table.pack_front(7, 8)),
-        (table.held_at(1), table.pack_held(1, 2, 3, {4: 5})),
+        (table.held_at(1), table.pack_held(1, 2, 3, 6, 7.0, {4: 5})),
         (table.head_at(1), a_head(passes=6)),
     ]:
         data[at : at + len(part)] = part
-    assert data == file(3, b"", record(7, 8, (1, 2, 3), {4: 5}, a_head(passes=6)))
+    assert data == file(3, b"", record(7, 8, (1, 2, 3), {4: 5}, a_head(passes=6), (6, 7.0)))
     assert table.passes_at(1) == table.head_at(1) + len(a_head()) - 8
 
 
@@ -102,9 +114,10 @@ def test_each_number_is_aligned_and_in_its_own_record() -> None:
     assert table.record_at(0) >= len(table.pack_header(1, 1))
     assert table.record_at(table.SEATS) == table.FILE_BYTES
     assert len(record(head=a_head())) <= table.RECORD_BYTES
-    for part in table.pack_front(1, 1), table.pack_held(1, 1, 1, {}), a_head(), table.NO_HEAD, table.pack_passes(1):
+    held, full = (table.pack_held(1, 1, 1, 1, 1.0, lanes) for lanes in ({}, dict.fromkeys(range(1, 9), 1)))
+    for part in table.pack_front(1, 1), held, a_head(), table.NO_HEAD, table.pack_passes(1):
         assert len(part) % 8 == 0
-    assert len(table.pack_held(1, 1, 1, {})) == len(table.pack_held(1, 1, 1, dict.fromkeys(range(1, 9), 1)))
+    assert len(held) == len(full)
     assert table.pack_front(1, 2) == struct.pack("<qq", 1, 2)
 
 

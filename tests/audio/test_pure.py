@@ -5,7 +5,6 @@ import os
 import random
 import struct
 import wave
-from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
@@ -15,6 +14,7 @@ from memsafe_transcribe._audio.encoding import PIECE_BYTES, WavPieces, wav, wav_
 from memsafe_transcribe._audio.files import FileView
 from memsafe_transcribe._audio.isobmff import index_bytes
 from memsafe_transcribe._audio.timestamps import flac_sample_number
+from tests.support.media import SPEECH
 
 
 @given(samples=st.binary(max_size=2000).map(lambda data: data[: len(data) // 2 * 2]))
@@ -181,5 +181,4 @@ def test_first_bytes_are_described_by_name(head: bytes, name: str | None) -> Non
 
 def test_speech_is_not_described_as_something_else() -> None:
     """A real MP3 is none of the kinds that are named."""
-    speech = Path(__file__).parents[2] / "src/memsafe_transcribe/_demo/alice.mp3"
-    assert sniff.describe(speech.read_bytes()[: sniff.HEAD_BYTES]) is None
+    assert sniff.describe(SPEECH.read_bytes()[: sniff.HEAD_BYTES]) is None

@@ -8,8 +8,10 @@ from typing import Any
 
 import av
 
+import memsafe_transcribe as mt
+
 SAMPLE_RATE_HZ = 16_000
-SPEECH = Path(__file__).parents[2] / "src" / "memsafe_transcribe" / "_demo" / "alice.mp3"
+SPEECH = Path(mt.__file__).with_name("_demo") / "alice.mp3"
 
 
 def tone_samples(seconds: float, hertz: int = 400) -> bytes:

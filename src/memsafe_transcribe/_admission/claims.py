@@ -91,7 +91,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What all other members hold together, and their heads."""
+    """What all other members hold together, their heads, and what there is to know of their queues."""
 
     slots_taken: int = 0
     reserved_bytes: int = 0
@@ -99,6 +99,8 @@ class Others:
     lanes_taken: Mapping[str, int] = field(default_factory=dict)
     heads: tuple[Head, ...] = ()
     seat: int = -1  # from where they are seen
+    waiting: int = 0
+    hold_seconds: float = 0.0  # how long a slot is held, over those that know; 0 if none does
 
 
 NOBODY = Others()

@@ -1,6 +1,7 @@
 """AdmissionController: one limit over everything that a container runs at once."""
 
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -15,6 +16,7 @@ from . import refusals
 from .acquiring import Reserving, acquire_blocking, carving
 from .claims import Claim
 from .keeper import BUSY_TRIES, Keeper
+from .queueing import retry_after_seconds
 from .reservation import Reservation, entered_around, not_negative
 from .scope import ContainerScope, ProcessScope
 from .table import MAX_LANES
@@ -249,9 +251,7 @@ class AdmissionController:
             others_reserved_bytes=others.reserved_bytes,
             max_concurrent=ledger.max_concurrent,
             scope=keeper.scope.describe(),
-            retry_after_seconds=refusals.retry_after_seconds(
-                ledger.waiting, ledger.max_concurrent, keeper.hold_seconds
-            ),
+            retry_after_seconds=retry_after_seconds(ledger, others, time.monotonic()),
         )
 
     def _claim(self, need_bytes: int, priority: int, lane: str | None, slot: bool, kind: str | None) -> Claim:

@@ -14,11 +14,11 @@ from .claims import CLOSED, GRANTED, NOBODY, WAITING, Claim, Others
 from .draining import draining_error
 from .estimates import Estimates
 from .ledger import Ledger
+from .queueing import averaged
 from .scope import ProcessScope
 from .waiting import Waiter
 
 BUSY_TRIES = 5  # of what must not wait, while another process has the ledger locked for a moment
-_HOLD_WEIGHT = 0.1  # of the newest in the running average of how long a slot is held
 
 
 class Keeper:
@@ -34,7 +34,6 @@ class Keeper:
         self.granted = self.rejected = self.orphaned = 0
         self.entered = 0  # by tasks that did not have to wait
         self.is_draining = False
-        self.hold_seconds = 0.0
         self._lock = threading.RLock()
         # Whether this very thread is in the middle of a turn: the garbage collector ran there, and left a `with`.
         self._is_in_turn = self._lock._is_owned  # type: ignore[attr-defined]  # noqa: SLF001
@@ -202,8 +201,8 @@ class Keeper:
     def _close(self, claim: Claim) -> None:
         if claim.state is GRANTED:
             if claim.takes_slot:
-                held = time.monotonic() - claim.granted_at
-                self.hold_seconds += (held - self.hold_seconds) * _HOLD_WEIGHT
+                held_seconds = time.monotonic() - claim.granted_at
+                self.ledger.hold_seconds = averaged(self.ledger.hold_seconds, held_seconds)
             if claim.kind is not None and claim.peak_bytes:
                 self.estimates.observe(claim.kind, claim.asked_bytes, claim.peak_bytes)
         elif claim.state is WAITING:

@@ -53,6 +53,7 @@ class Ledger:
         self.unused_bytes = 0
         self.peak_slots_taken = 0
         self.peak_reserved_bytes = 0
+        self.hold_seconds = 0.0  # how long a slot is held, on average; 0 until one was given back
         self.lanes: dict[str, _Lane] = {}
         # Claims of one lane, priority and kind stand in order of arrival. Those that left the middle stay until swept.
         self._queues: dict[tuple[str | None, int, bool], deque[Claim]] = {}

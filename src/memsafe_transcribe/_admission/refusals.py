@@ -1,6 +1,6 @@
 """Why a reservation is refused, said with the figures and the settings."""
 
-from math import ceil
+import time
 
 from .._errors import (
     AdmissionRejectedError,
@@ -13,9 +13,8 @@ from .._memory.reading import process_state
 from .._units import format_size
 from .claims import Claim
 from .keeper import Keeper
+from .queueing import retry_after_seconds
 from .reservation import entered_around
-
-_LONGEST_RETRY_SECONDS = 600
 
 
 def refuse_hopeless(keeper: Keeper, claim: Claim) -> None:
@@ -93,7 +92,7 @@ def refuse_nested(keeper: Keeper, claim: Claim) -> None:
 def rejected(keeper: Keeper, claim: Claim, why: str | None = None) -> AdmissionRejectedError:
     """It does not fit now and must not, or may not, wait."""
     keeper.rejected += 1
-    retry = retry_after_seconds(keeper.ledger.waiting, keeper.ledger.max_concurrent, keeper.hold_seconds)
+    retry = retry_after_seconds(keeper.ledger, keeper.others, time.monotonic())
     return AdmissionRejectedError(
         f"no room for {format_size(claim.need_bytes)} now: {why or _in_the_way(keeper, claim)}; "
         f"retry in about {retry} s",
@@ -101,11 +100,6 @@ def rejected(keeper: Keeper, claim: Claim, why: str | None = None) -> AdmissionR
         waiting=keeper.ledger.waiting,
         retry_after_seconds=retry,
     )
-
-
-def retry_after_seconds(waiting: int, max_concurrent: int, hold_seconds: float) -> int:
-    """About when the queue of now will have passed (Little's law): from one second to ten minutes."""
-    return max(1, min(_LONGEST_RETRY_SECONDS, ceil((waiting + 1) * hold_seconds / max_concurrent)))
 
 
 def timed_out(

@@ -137,7 +137,9 @@ class SharedLedger:
 
     def _held(self, ledger: Ledger) -> bytes:
         lanes = {table.lane_digest(name): lane.taken for name, lane in ledger.lanes.items() if lane.taken}
-        return table.pack_held(ledger.slots_taken, ledger.reserved_bytes, ledger.unused_bytes, lanes)
+        return table.pack_held(
+            ledger.slots_taken, ledger.reserved_bytes, ledger.unused_bytes, ledger.waiting, ledger.hold_seconds, lanes
+        )
 
     def know_lane(self, name: str) -> None:
         self._lane_names[table.lane_digest(name)] = name

@@ -5,7 +5,8 @@ half of one. Only its own member writes a record, apart from `passes`; what is i
 cleared by whoever sees that its lease is gone.
 
     header   magic | max_concurrent | seats in use, counted from the first
-    record   pid | time of its last poll | held: slots, reserved, unused, 8 x (lane, taken)
+    record   pid | time of its last poll | held: slots, reserved, unused, waiting, how long a slot is held in ns
+             (0 for unknown), 8 x (lane, taken)
              | head: waits for (0 nothing, 1 bytes, 2 bytes and a slot), order, need, lane, lane's limit, serial
              | passes
 """
@@ -17,7 +18,7 @@ from hashlib import blake2b
 
 from .claims import Claim, Head, Others
 
-MAGIC = b"memsafe1"
+MAGIC = b"memsafe2"
 RECORD_BYTES = 256
 SEATS = 255
 FILE_BYTES = RECORD_BYTES * (SEATS + 1)
@@ -26,7 +27,7 @@ NS_PER_SECOND = 1_000_000_000
 STALE_NS = NS_PER_SECOND  # a head that has not polled for so long is passed, and keeps its place
 
 _HEADER = struct.Struct("<8sqq")
-_HELD = struct.Struct("<qqq" + "Qq" * MAX_LANES)
+_HELD = struct.Struct("<qqqqq" + "Qq" * MAX_LANES)
 _HEAD = struct.Struct("<qdqQqq")
 _WORD = struct.Struct("<q")
 _FRONT = struct.Struct("<qq")
@@ -83,10 +84,19 @@ def pack_front(pid: int, polled_ns: int) -> bytes:
     return _FRONT.pack(pid, polled_ns)
 
 
-def pack_held(slots_taken: int, reserved_bytes: int, unused_bytes: int, lanes_taken: Mapping[int, int]) -> bytes:
+def pack_held(
+    slots_taken: int,
+    reserved_bytes: int,
+    unused_bytes: int,
+    waiting: int,
+    hold_seconds: float,
+    lanes_taken: Mapping[int, int],
+) -> bytes:
     """What a member holds; lanes by their digests."""
     pairs = [number for pair in lanes_taken.items() for number in pair]
-    return _HELD.pack(slots_taken, reserved_bytes, unused_bytes, *pairs, *[0] * (2 * MAX_LANES - len(pairs)))
+    hold_ns = int(hold_seconds * NS_PER_SECOND)
+    rest = [0] * (2 * MAX_LANES - len(pairs))
+    return _HELD.pack(slots_taken, reserved_bytes, unused_bytes, waiting, hold_ns, *pairs, *rest)
 
 
 def pack_head(head: Claim, lane: int, lane_limit: int) -> bytes:
@@ -128,7 +138,8 @@ def read(data: bytes, own_seat: int | None, lane_names: Mapping[int, str], now_n
     members: list[Member] = []
     heads: list[Head] = []
     lanes_taken: dict[str, int] = {}
-    slots = reserved = unused = own_passes = 0
+    holds_ns: list[int] = []
+    slots = reserved = unused = waiting = own_passes = 0
     for seat in range(seats_in_use(data)):
         at = record_at(seat)
         pid, polled_ns = _FRONT.unpack_from(data, at)
@@ -137,9 +148,12 @@ def read(data: bytes, own_seat: int | None, lane_names: Mapping[int, str], now_n
         if seat == own_seat:
             (own_passes,) = _WORD.unpack_from(data, at + _PASSES_AT)
             continue
-        taken, its_reserved, its_unused, *lanes = _HELD.unpack_from(data, at + _HELD_AT)
+        taken, its_reserved, its_unused, its_waiting, hold_ns, *lanes = _HELD.unpack_from(data, at + _HELD_AT)
         members.append(Member(seat, pid, taken, its_reserved))
         slots, reserved, unused = slots + taken, reserved + its_reserved, unused + its_unused
+        waiting += its_waiting
+        if hold_ns:
+            holds_ns.append(hold_ns)
         if taken:
             for digest, count in zip(lanes[::2], lanes[1::2], strict=True):
                 if digest:
@@ -152,5 +166,6 @@ def read(data: bytes, own_seat: int | None, lane_names: Mapping[int, str], now_n
             polled_seconds = polled_ns / NS_PER_SECOND
             heads.append(Head(seat, need_bytes, waits == 2, order, passes, in_lane, lane_limit, serial, polled_seconds))
     seen_from = -1 if own_seat is None else own_seat
-    others = Others(slots, reserved, unused, lanes_taken, tuple(heads), seen_from)
+    hold_seconds = sum(holds_ns) / len(holds_ns) / NS_PER_SECOND if holds_ns else 0.0
+    others = Others(slots, reserved, unused, lanes_taken, tuple(heads), seen_from, waiting, hold_seconds)
     return Table(max_concurrent(data), tuple(members), others, own_passes)
