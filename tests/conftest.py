@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,10 @@ settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile("long", deadline=None, print_blob=True, max_examples=1000, stateful_step_count=100)
 settings.load_profile(os.environ.get("MEMSAFE_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+# In the background of a script it is ignored, and what the tests start would never hear of it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

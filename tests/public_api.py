@@ -121,6 +121,7 @@ def _signature(value: Any) -> str:
 
 def _shown(text: str) -> str:
     """Without quotes around types that are named before they are there, and without the places of types."""
+    text = text.replace("NoneType", "None")  # as old releases of typing's Awaitable spell it
     return _PLACES.sub("", re.sub(r"'([A-Z]\w*)'(?=[,\])| ]|$)", r"\1", text))
 
 
