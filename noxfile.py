@@ -133,7 +133,8 @@ def wheel(session: nox.Session) -> None:
     (built,) = folder.glob("*.whl")
     session.install(f"{built}[dev]")
     alone = folder / "alone"
-    shutil.copytree("tests", alone / "tests")
+    for name in ("tests", "docs"):
+        shutil.copytree(name, alone / name)
     shutil.copy("pyproject.toml", alone)
     session.chdir(alone)
     session.run("pytest", *(session.posargs or ("tests/memory", "tests/transcription", "tests/testing")))

@@ -19,6 +19,6 @@ def test_the_names_for_type_checkers_are_the_names_at_run_time() -> None:
         members = [getattr(value, each) for each in dir(value) if not each.startswith("_")]
         assert value.__doc__
         assert all(member.__doc__ for member in members if callable(member))
-        assert name in (Path(testing.__file__).parents[3] / "docs" / "testing.md").read_text()
+        assert name in (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
     with pytest.raises(AttributeError, match="no attribute 'nope'"):
         testing.nope  # noqa: B018
