@@ -69,6 +69,7 @@ if TYPE_CHECKING:  # the same names once more, for type checkers; a test compare
     from ._memory.pressure import MemoryLevel as MemoryLevel, MemoryRoom as MemoryRoom
     from ._store.cleaning import Cleanup as Cleanup
     from ._store.store import JobStore as JobStore
+    from ._timeline.timeline import Timeline as Timeline
     from ._transcription.batch import BatchTranscriber as BatchTranscriber, Outcomes as Outcomes
     from ._transcription.chunked import ChunkedTranscriber as ChunkedTranscriber
     from ._transcription.formats import format_segments as format_segments
@@ -115,6 +116,7 @@ _WHERE = {
     "_memory.pressure": "MemoryLevel MemoryRoom",
     "_store.cleaning": "Cleanup",
     "_store.store": "JobStore",
+    "_timeline.timeline": "Timeline",
     "_transcription.batch": "BatchTranscriber Outcomes",
     "_transcription.chunked": "ChunkedTranscriber",
     "_transcription.formats": "format_segments",

@@ -15,7 +15,8 @@ from ._console import BatchDisplay
 from ._download.downloader import SafeDownloader
 from ._download.incoming import default_max_bytes
 from ._download.policy import UrlPolicy
-from ._outputs import one_line, opened_output, say, stem_of
+from ._drafts import opened_output
+from ._outputs import one_line, say, stem_of, timeline_to
 from ._store.store import JobStore
 from ._transcription.batch import BatchTranscriber
 from ._transcription.chunked import ChunkedTranscriber
@@ -35,11 +36,13 @@ async def run(options: argparse.Namespace) -> int:
     store = None if options.store is None else JobStore(options.store)
     policy = UrlPolicy(allow_private=options.allow_private)
     downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy, failures=store)
-    transcriber = ChunkedTranscriber(options.engine, downloader=downloader, store=store)
-    batch = BatchTranscriber(transcriber, max_batch_size=options.max_batch_size)
+    picture = timeline_to(options.timeline)
     summary = _Summary(Path(options.output_dir), options.format)
     names: dict[int, str] = {}
     async with AsyncExitStack() as opened:
+        timeline = opened.enter_context(picture)
+        transcriber = ChunkedTranscriber(options.engine, downloader=downloader, store=store, timeline=timeline)
+        batch = BatchTranscriber(transcriber, max_batch_size=options.max_batch_size)
         if store is not None:
             await opened.enter_async_context(store.cleaning())
         display = opened.enter_context(BatchDisplay(await _count(options.list)))

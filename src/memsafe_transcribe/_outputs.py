@@ -1,15 +1,11 @@
-"""Where the command puts its results: what each file is called, and that it is there whole or not at all."""
+"""What the command's sources and results are called, and what it says."""
 
-import secrets
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
-from typing import TextIO
 from urllib.parse import urlsplit
 
+from ._timeline.timeline import Timeline
 from ._transcription.sources import Source
 
 
@@ -32,33 +28,19 @@ def stem_of(source: str) -> str:
     return PurePosixPath(path).stem or "transcript"
 
 
-@contextmanager
-def opened_output(target: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a draft without a name that becomes `target` only when all went well.
+def timeline_to(path: Path | None) -> AbstractContextManager[Timeline | None]:
+    """`with` this around the run: the picture that --timeline asks for, if it does.
 
-    Only while the finished draft is copied, for milliseconds, does it have a name of its own.
+    Raises:
+        ValueError: it is not called .svg, so that no audio can be replaced by it; or there is no such folder.
     """
-    if target is None:
-        yield sys.stdout
-        return
-    target = target.resolve()
-    if target.exists() and not target.is_file():  # a FIFO or a device is written to, not replaced
-        with target.open("w", encoding="utf-8") as file:
-            yield file
-        return
-    with tempfile.TemporaryFile("w+", encoding="utf-8", dir=target.parent) as draft:
-        yield draft
-        draft.seek(0)
-        new = target.with_name(f".{secrets.token_hex(8)}.part")
-        with new.open("x", encoding="utf-8") as file:
-            try:
-                shutil.copyfileobj(draft, file)
-                if target.exists():
-                    shutil.copymode(target, new)
-                new.replace(target)
-            except BaseException:
-                new.unlink()
-                raise
+    if path is None:
+        return nullcontext()
+    if path.suffix.lower() != ".svg":
+        raise ValueError(f"--timeline {path}: the picture is an SVG, and its name must end so")
+    if not path.parent.is_dir():
+        raise ValueError(f"--timeline {path}: there is no folder {path.parent}")
+    return Timeline(path)
 
 
 def one_line(error: BaseException) -> str:

@@ -19,9 +19,10 @@ from ._console import ProgressDisplay
 from ._download.downloader import SafeDownloader
 from ._download.incoming import default_max_bytes
 from ._download.policy import UrlPolicy
+from ._drafts import opened_output
 from ._errors import MemsafeError, TranscriberError
 from ._memory.guard import MemoryGuard, default_guard
-from ._outputs import one_line, opened_output, say, source_of, stem_of
+from ._outputs import one_line, say, source_of, stem_of, timeline_to
 from ._transcription.chunked import ChunkedTranscriber
 from ._transcription.formats import format_segments
 from ._units import format_duration, format_size, parse_size
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="PATH", type=Path, help="a file, which is replaced; or a folder that exists"
     )
     transcribe.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
+    _add_timeline(transcribe)
     transcribe.set_defaults(run=lambda options: _run(_transcribe, options))
 
     _add_batch(commands)
@@ -102,11 +104,18 @@ def _add_batch(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     batch.add_argument("--max-batch-size", metavar="N", type=int, default=5, help="default: %(default)s")
     batch.add_argument("--retry-failed", action="store_true", help="try again what was given up in an earlier run")
     batch.add_argument("--allow-private", action="store_true", help="allow URLs of private networks")
+    _add_timeline(batch)
     batch.set_defaults(run=_run_batch)
 
     cleanup = commands.add_parser("cleanup", help="remove from a store what nobody needs any more")
     cleanup.add_argument("--store", metavar="PATH", type=Path, required=True, help="the SQLite file")
     cleanup.set_defaults(run=_run_cleanup)
+
+
+def _add_timeline(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--timeline", metavar="PATH", type=Path, help="draw memory and jobs over time into this SVG file"
+    )
 
 
 def _run_batch(options: argparse.Namespace) -> int:
@@ -174,12 +183,20 @@ async def _plan(options: argparse.Namespace) -> int:
 
 async def _transcribe(options: argparse.Namespace) -> int:
     targets = _targets(options)
-    failed = 0
     policy = UrlPolicy(allow_private=options.allow_private)
     downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy)
-    async with ChunkedTranscriber(
-        options.engine, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS
-    ) as transcriber:
+    with timeline_to(options.timeline) as timeline:
+        transcriber = ChunkedTranscriber(
+            options.engine, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS, timeline=timeline
+        )
+        return await _transcribe_all(transcriber, options, targets)
+
+
+async def _transcribe_all(
+    transcriber: ChunkedTranscriber, options: argparse.Namespace, targets: list[Path | None]
+) -> int:
+    failed = 0
+    async with transcriber:
         for source, target in zip(options.sources, targets, strict=True):
             try:
                 with opened_output(target) as output:

@@ -11,7 +11,6 @@ from typing import Literal, Protocol
 import anyio
 
 from .._backoff import backoff_seconds
-from .._download.policy import shown
 from .._errors import (
     AdmissionError,
     DeadLetterError,
@@ -31,7 +30,7 @@ from .outcomes import Outcome
 from .progress import OnProgress
 from .protocol import ChunkContext
 from .running import OnJobKey, Runner
-from .sources import Source, is_url
+from .sources import Source, is_url, name_of
 from .stream import collected, gathered
 from .transcript import Transcript
 
@@ -61,13 +60,6 @@ def ends_batch(error: Exception) -> bool:
     return isinstance(error, StoreError | DrainingError) or (
         isinstance(error, TranscriberFailedError) and isinstance(error.__cause__, TranscriberQuotaError)
     )
-
-
-def name_of(source: Source) -> str:
-    """What a source is called, without secrets."""
-    if is_url(source):
-        return shown(str(source))
-    return os.fsdecode(source) if isinstance(source, os.PathLike) else type(source).__name__
 
 
 class Entry(Protocol):

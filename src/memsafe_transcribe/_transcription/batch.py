@@ -9,12 +9,12 @@ import anyio
 from .._admission.controller import AdmissionController
 from .._store.store import inside
 from .._tasks import Starter, background
-from .attempting import Attempting, ends_batch, name_of
+from .attempting import Attempting, ends_batch
 from .chunked import ChunkedTranscriber, runner_of
 from .outcomes import BatchProgress, OnBatchProgress, Outcome, RunningSource
 from .progress import Progress
 from .protocol import ChunkContext
-from .sources import Source
+from .sources import Source, name_of
 
 _LOOK_SECONDS = 0.5  # how often it is looked whether memory came free that others had
 _REMEMBERED_JOBS = 16

@@ -16,6 +16,7 @@ from .._download.downloader import SafeDownloader
 from .._download.incoming import default_max_bytes
 from .._download.spool import is_memory
 from .._store.store import JobStore
+from .._timeline.timeline import Timeline
 from .._units import format_size
 from .asking import OnError
 from .opening import SharedEngine
@@ -53,6 +54,7 @@ class ChunkedTranscriber:
             ended; or in a "thread" of this one, for files that are trusted. That starts sooner, and loads PyAV here.
         queue_timeout_seconds: how long a job waits for a slot and memory; None for as long as it takes.
         on_job: called with a `JobReport` when a job has ended, however it did; for metrics and traces.
+        timeline: the picture that its jobs are to be seen in.
 
     Raises:
         TranscriberNotFoundError: no such engine.
@@ -78,6 +80,7 @@ class ChunkedTranscriber:
         isolation: Isolation = "process",
         queue_timeout_seconds: float | None = None,
         on_job: OnJob | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         if not 0 < max_audio_seconds < inf:
             raise ValueError(f"max_audio_seconds must be more than 0 and finite, got {max_audio_seconds}")
@@ -106,6 +109,7 @@ class ChunkedTranscriber:
             queue_timeout_seconds,
             self._usable(store),
             on_job,
+            timeline,
         )
         self._runner = Runner(self._engine, self._shared, self._admission, self._downloader, settings)
 

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from .._timeline.timeline import JobLine
+from .._units import format_duration
+from .progress import OnProgress, Progress
 from .stream import SegmentStream, standing
 
 _LOG = logging.getLogger("memsafe_transcribe")
@@ -40,10 +43,24 @@ OnJob = Callable[[JobReport], object]
 
 
 class Reported:
-    """A job while it runs."""
+    """A job while it runs.
 
-    def __init__(self) -> None:
+    Args:
+        line: where its phases are told of, too.
+    """
+
+    def __init__(self, line: JobLine) -> None:
         self.stream: SegmentStream | None = None
+        self._line = line
+
+    def telling(self, report: OnProgress) -> OnProgress:
+        """`report`, with the timeline told first."""
+
+        def tell(progress: Progress) -> None:
+            self._line.enter(progress.phase)
+            report(progress)
+
+        return tell
 
     def opened(self, stream: SegmentStream) -> SegmentStream:
         """This is its stream."""
@@ -52,9 +69,9 @@ class Reported:
 
 
 @contextmanager
-def reported(on_job: OnJob | None, engine: str) -> Iterator[Reported]:
+def reported(on_job: OnJob | None, line: JobLine, engine: str) -> Iterator[Reported]:
     """`with` this around a job: it is told of at the end, in the job's own task. A callback that fails is logged."""
-    job, began_at, began = Reported(), time.time(), time.monotonic()
+    job, began_at, began = Reported(line), time.time(), time.monotonic()
     error: BaseException | None = None
     try:
         yield job
@@ -62,12 +79,18 @@ def reported(on_job: OnJob | None, engine: str) -> Iterator[Reported]:
         error = raised
         raise
     finally:
+        report = _report(job.stream, engine, began_at, time.monotonic() - began, error)
+        line.end(report.status, _remark(report))
         if on_job is not None:
-            report = _report(job.stream, engine, began_at, time.monotonic() - began, error)
             try:
                 on_job(report)
             except Exception:
                 _LOG.exception("a callback on_job failed")
+
+
+def _remark(report: JobReport) -> str:
+    done = f"{format_duration(report.duration_seconds)} of audio in {report.chunks} chunks"
+    return f"{done}; {report.error_type}" if report.error_type else done
 
 
 def _report(

@@ -14,6 +14,7 @@ from .._download.downloader import SafeDownloader
 from .._store.jobs import ChunkPlan, Job as StoredJob
 from .._store.store import JobStore, inside
 from .._tasks import background
+from .._timeline.timeline import JobLine, Timeline
 from .asking import Asker, OnError
 from .identity import Identity, identity_of
 from .job import RunningJob
@@ -26,7 +27,7 @@ from .records import job_key
 from .registry import Engine
 from .replaying import Replay, StoredAudio
 from .reporting import OnJob, reported
-from .sources import Media, Source, opened
+from .sources import Media, Source, label_of, opened
 from .stream import SegmentStream
 
 _LOG = logging.getLogger("memsafe_transcribe")
@@ -42,7 +43,8 @@ class Settings:
         wanted: the sizes of a job where there is enough memory.
         longest_samples: the most that the engine hears at once.
         chunk_seconds: as the caller gave it.
-        max_audio_seconds, on_error, isolation, queue_timeout_seconds, on_job: as `ChunkedTranscriber` has them.
+        max_audio_seconds, on_error, isolation, queue_timeout_seconds, on_job, timeline: as `ChunkedTranscriber` has
+            them.
         store: where results are kept; None if they cannot be, or are not to be.
     """
 
@@ -55,6 +57,7 @@ class Settings:
     queue_timeout_seconds: float | None
     store: JobStore | None
     on_job: OnJob | None
+    timeline: Timeline | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,9 @@ class Runner:
             ask_anyway: download also what failed before.
         """
         held = reservation or self.admission.current_reservation()
-        with reported(self.settings.on_job, self.engine.name) as told:
+        line = JobLine(self.settings.timeline, label_of(source))
+        with reported(self.settings.on_job, line, self.engine.name) as told:
+            report = told.telling(report)
             async with self._job(source, context, report, held, on_job_key or _untold, ask_anyway) as segments:
                 yield told.opened(segments)
 

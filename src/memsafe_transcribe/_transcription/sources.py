@@ -20,6 +20,7 @@ import anyio
 from .._admission.reservation import Reservation
 from .._audio.encoding import WavPieces
 from .._download.downloader import SafeDownloader
+from .._download.policy import shown
 from .._errors import UnsupportedMediaError
 from .._threads import run_to_its_end
 from .progress import OnProgress, Progress
@@ -157,6 +158,22 @@ async def at_hand(source: Source) -> AsyncIterator[Media | None]:
 def is_url(source: object) -> bool:
     """Whether it is a string that is downloaded."""
     return isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+
+
+def name_of(source: Source) -> str:
+    """What a source is called, without secrets."""
+    if is_url(source):
+        return shown(str(source))
+    return os.fsdecode(source) if isinstance(source, os.PathLike) else type(source).__name__
+
+
+def label_of(source: Source) -> str:
+    """What a source is called where others may see it: only the host and the file's name."""
+    name = name_of(source)
+    if is_url(source) and "://" in name:
+        host, _, path = name.partition("://")[2].partition("/")
+        return f"{host}/{path.rpartition('/')[2]}"
+    return os.path.basename(name) or name
 
 
 @contextmanager
