@@ -133,7 +133,7 @@ def _timed(command: list[str], limit_mib: int | None, groups: Groups | None, fol
         0.0 if groups is None else int(groups.peak_file.read_text()) / mt.MiB,
         anonymous_bytes / mt.MiB,
         0 if groups is None else _times_at_limit(groups),
-        0 if groups is None else _oom_kills(groups),
+        0 if groups is None else groups.oom_kills(),
     )
 
 
@@ -156,12 +156,6 @@ def _times_at_limit(groups: Groups) -> int:
     if groups.version == "v1":
         return sum(int((each / "memory.failcnt").read_text()) for each in (groups.inner, groups.outer))
     return _figures(groups.outer / "memory.events")["max"]
-
-
-def _oom_kills(groups: Groups) -> int:
-    if groups.version == "v1":
-        return sum(_figures(each / "memory.oom_control")["oom_kill"] for each in (groups.inner, groups.outer))
-    return _figures(groups.outer / "memory.events")["oom_kill"]
 
 
 def line(run: Run, jobs: int, unlimited: Run) -> str:

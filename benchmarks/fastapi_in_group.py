@@ -28,7 +28,7 @@ from tests.support.groups import nested_groups
 from tests.support.service import serving
 
 import memsafe_transcribe as mt
-from benchmarks.batch_in_group import _anonymous_bytes, _oom_kills, _times_at_limit
+from benchmarks.batch_in_group import _anonymous_bytes, _times_at_limit
 from benchmarks.loopback import loopback
 from memsafe_transcribe._download.spool import is_memory
 
@@ -167,7 +167,7 @@ def measure(requests: int, seconds: float, limit_mib: int, workers: int) -> Run:
             int(groups.peak_file.read_text()) / mt.MiB,
             anonymous_bytes / mt.MiB,
             _times_at_limit(groups),
-            _oom_kills(groups),
+            groups.oom_kills(),
             workers,
             served.count("Started server process"),
             served.log,

@@ -20,6 +20,7 @@ from .support.plugin import install_plugin
 from .support.processes import gone_within, watch_names
 from .support.server import Exchange, Server
 from .support.tree import run_watched
+from .timeline.shapes import read
 
 COMMAND = [sys.executable, "-m", "memsafe_transcribe"]
 MIB = 1 << 20
@@ -115,6 +116,12 @@ BAD_INPUT = [
     (["tone.wav", "playlist.mp3", "--format", "srt"], 2, r"several sources as srt need --output FOLDER"),
     (["tone.wav", "playlist.mp3", "--output", "not_audio.mp3"], 2, r"must be a folder that exists"),
     (["tone.wav", "--output", "./tone.wav"], 2, r"is one of the sources"),
+    (
+        ["tone.wav", "--timeline", "tone.wav"],
+        2,
+        r"--timeline tone\.wav: the picture is an SVG, and its name must end so",
+    ),
+    (["tone.wav", "--timeline", "no/such/run.svg"], 2, r"there is no folder no/such"),
 ]
 
 
@@ -323,6 +330,46 @@ def test_a_batch_reads_a_pipe_as_it_comes(env: dict[str, str], tmp_path: Path) -
         _, said = child.communicate(timeout=60)
     assert (child.returncode, said.splitlines()[-1]) == (0, "2 done, 0 failed")
     assert (tmp_path / "00002-1.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["transcribe", "batch"])
+def test_a_timeline_shows_what_failed_too(env: dict[str, str], tmp_path: Path, server: Server, name: str) -> None:
+    """Each source is a bar; of a URL's query there is nothing."""
+    audio = write_wav(tmp_path / "a <b>.wav", tone_samples(1.0))
+    sources = [str(audio), server.url("/gone.mp3?key=secret")]
+    (tmp_path / "list.txt").write_text("\n".join(sources))
+    what = sources if name == "transcribe" else [tmp_path / "list.txt", "--output-dir", tmp_path]
+    drawn = tmp_path / "run.svg"
+    done = command(env, name, *what, "--engine", "speech-clock", "--allow-private", "--timeline", drawn)
+    assert done.returncode == 1
+    assert {(bar.label, bar.ending) for bar in read(drawn).bars} == {
+        ("1  a <b>.wav", "complete"),
+        ("2  127.0.0.1/gone.mp3", "failed"),
+    }
+    assert read(drawn).lines["used"]
+    assert "secret" not in drawn.read_text()
+
+
+def test_ctrl_c_leaves_a_timeline(env: dict[str, str], tmp_path: Path) -> None:
+    """Of what was done until then, with the job that was stopped."""
+    audio = write_long_mp3(tmp_path / "speech.mp3", 600)
+    drawn = tmp_path / "run.svg"
+    with subprocess.Popen(
+        [*COMMAND, "transcribe", str(audio), "--timeline", str(drawn)],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("alice was")
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.splitlines()[-1]) == (
+        130,
+        "memsafe-transcribe: interrupted; nothing is left behind",
+    )
+    assert [(bar.label, bar.phases, bar.ending) for bar in read(drawn).bars] == [
+        ("1  speech.mp3", ("waiting", "transcribing"), "stopped")
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.svg", "speech.mp3"]
 
 
 def test_memory_is_flat_in_the_length_of_the_audio(env: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import stat
 import sys
 from collections import Counter, deque
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from pathlib import Path
 
 import anyio
@@ -36,13 +36,13 @@ async def run(options: argparse.Namespace) -> int:
     store = None if options.store is None else JobStore(options.store)
     policy = UrlPolicy(allow_private=options.allow_private)
     downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy, failures=store)
-    picture = timeline_to(options.timeline)
+    timeline = timeline_to(options.timeline)
+    transcriber = ChunkedTranscriber(options.engine, downloader=downloader, store=store, timeline=timeline)
+    batch = BatchTranscriber(transcriber, max_batch_size=options.max_batch_size)
     summary = _Summary(Path(options.output_dir), options.format)
     names: dict[int, str] = {}
     async with AsyncExitStack() as opened:
-        timeline = opened.enter_context(picture)
-        transcriber = ChunkedTranscriber(options.engine, downloader=downloader, store=store, timeline=timeline)
-        batch = BatchTranscriber(transcriber, max_batch_size=options.max_batch_size)
+        opened.enter_context(timeline or nullcontext())
         if store is not None:
             await opened.enter_async_context(store.cleaning())
         display = opened.enter_context(BatchDisplay(await _count(options.list)))

@@ -1,7 +1,6 @@
 """What the command's sources and results are called, and what it says."""
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
@@ -28,14 +27,14 @@ def stem_of(source: str) -> str:
     return PurePosixPath(path).stem or "transcript"
 
 
-def timeline_to(path: Path | None) -> AbstractContextManager[Timeline | None]:
-    """`with` this around the run: the picture that --timeline asks for, if it does.
+def timeline_to(path: Path | None) -> Timeline | None:
+    """The picture that --timeline asks for, if it does.
 
     Raises:
         ValueError: it is not called .svg, so that no audio can be replaced by it; or there is no such folder.
     """
     if path is None:
-        return nullcontext()
+        return None
     if path.suffix.lower() != ".svg":
         raise ValueError(f"--timeline {path}: the picture is an SVG, and its name must end so")
     if not path.parent.is_dir():

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -185,27 +186,21 @@ async def _transcribe(options: argparse.Namespace) -> int:
     targets = _targets(options)
     policy = UrlPolicy(allow_private=options.allow_private)
     downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy)
-    with timeline_to(options.timeline) as timeline:
-        transcriber = ChunkedTranscriber(
-            options.engine, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS, timeline=timeline
-        )
-        return await _transcribe_all(transcriber, options, targets)
-
-
-async def _transcribe_all(
-    transcriber: ChunkedTranscriber, options: argparse.Namespace, targets: list[Path | None]
-) -> int:
-    failed = 0
-    async with transcriber:
-        for source, target in zip(options.sources, targets, strict=True):
-            try:
-                with opened_output(target) as output:
-                    await _transcribe_one(transcriber, source, options, output)
-            except BrokenPipeError:
-                raise
-            except (MemsafeError, OSError, ValueError) as error:
-                failed += 1
-                say(one_line(error))
+    timeline, failed = timeline_to(options.timeline), 0
+    transcriber = ChunkedTranscriber(
+        options.engine, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS, timeline=timeline
+    )
+    with timeline or nullcontext():
+        async with transcriber:
+            for source, target in zip(options.sources, targets, strict=True):
+                try:
+                    with opened_output(target) as output:
+                        await _transcribe_one(transcriber, source, options, output)
+                except BrokenPipeError:
+                    raise
+                except (MemsafeError, OSError, ValueError) as error:
+                    failed += 1
+                    say(one_line(error))
     return 1 if failed else 0
 
 

@@ -1,12 +1,16 @@
 """The benchmarks of batches, in a form that takes seconds: that they run, and that what they measure is sound."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from benchmarks import batch_in_group, fastapi_in_group, many_sources
+from benchmarks import batch_in_group, fastapi_in_group, many_sources, two_pictures
 from memsafe_transcribe._audio.decoder import Isolation
 
 from ..support.groups import GroupsUnavailableError
 from ..support.needs import cannot
+from ..timeline.shapes import read
 
 
 @pytest.mark.parametrize("isolation", ["process", "thread"])
@@ -39,3 +43,21 @@ def test_fastapi_in_group() -> None:
     assert run.load.refused > 0
     assert run.is_kept
     assert 0 < run.anonymous_mib <= run.peak_mib <= 320
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="pydub needs the ffmpeg command")
+def test_two_pictures(tmp_path: Path) -> None:
+    """In the same group ours is done, and the usual pipeline is not; both have the same axes."""
+    try:
+        ours, naive = two_pictures.measure(jobs=4, hours=0.25, limit_mib=192, folder=tmp_path)
+    except GroupsUnavailableError as error:
+        cannot(str(error))
+    assert (ours.done, ours.returncode, ours.oom_kills) == (4, 0, 0)
+    assert naive.done < 4
+    assert naive.oom_kills or naive.returncode < 0
+    pictures = [read(each.svg) for each in (ours, naive)]
+    assert [len(picture.bars) for picture in pictures] == [4, 4]
+    assert pictures[0].root.get("data-seconds") == pictures[1].root.get("data-seconds")
+    assert [picture.said.count("192 MiB") for picture in pictures] == [1, 1]
+    assert {bar.ending for bar in pictures[0].bars} == {"complete"}
+    assert {bar.ending for bar in pictures[1].bars} & {"killed", "stopped", "failed"}

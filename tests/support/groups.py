@@ -39,6 +39,12 @@ class Groups:
         """Of the outer group: the most that was ever used, file cache included."""
         return self.outer / ("memory.max_usage_in_bytes" if self.version == "v1" else "memory.peak")
 
+    def oom_kills(self) -> int:
+        """How many processes the kernel killed in them, for want of memory."""
+        if self.version == "v1":
+            return sum(_figure(each / "memory.oom_control", "oom_kill") for each in (self.inner, self.outer))
+        return _figure(self.outer / "memory.events", "oom_kill")
+
     def command(self, group: Path, *command: str) -> list[str]:
         """The command that runs `command` in a group."""
         return ["sh", "-c", f'echo $$ > {shlex.quote(str(group / "cgroup.procs"))} && exec "$@"', "sh", *command]
@@ -67,6 +73,11 @@ class Groups:
         for folder in (self.inner, self.sibling, self.outer):
             if folder.exists():
                 folder.rmdir()
+
+
+def _figure(file: Path, name: str) -> int:
+    """One of the figures that a file has, a line for each."""
+    return next(int(line.partition(" ")[2]) for line in file.read_text().splitlines() if line.startswith(f"{name} "))
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import NamedTuple
 from .._units import format_duration, format_size
 from .run import MOST_JOBS, Job, Run, Sample
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _PLOT_HEIGHT, _ROW = 840, 172, 756, 84, 210, 20
+_WIDTH, _LEFT, _RIGHT, _TOP, _PLOT_HEIGHT, _ROW = 840, 172, 756, 96, 210, 20
 _LABEL_CELLS = 23  # that fit to the left of the bars
 _MOST_TICKS = 7
-_FAR = 4  # a limit so many times as high as what is used is not shown
+_FAR = 8  # a limit so many times as high as what is used is not shown
 _GAP_SPANS = 5  # where nothing was seen for so long, the line is broken
 _STEPS_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200)
 _DAY_SECONDS = 86_400
@@ -159,7 +159,7 @@ def _memory(run: Run, axes: Axes) -> Iterator[str]:
         lines.append(("reserved", "reserved"))
     if any(each.limit_bytes <= axes.bytes for each in run.samples):
         lines.append(("limit", "limit"))
-    yield from _legend(_LEFT, _TOP - 8, lines, is_line=True)
+    yield from _legend(_LEFT, _TOP - 10, lines, is_line=True)
 
 
 def _unbroken(samples: Sequence[Sample], span_seconds: float) -> Iterator[list[Sample]]:

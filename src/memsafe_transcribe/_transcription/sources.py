@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
+from urllib.parse import urlsplit
 
 import anyio
 
@@ -171,8 +172,8 @@ def label_of(source: Source) -> str:
     """What a source is called where others may see it: only the host and the file's name."""
     name = name_of(source)
     if is_url(source) and "://" in name:
-        host, _, path = name.partition("://")[2].partition("/")
-        return f"{host}/{path.rpartition('/')[2]}"
+        parts = urlsplit(name)
+        return f"{parts.hostname}/{parts.path.rpartition('/')[2]}"
     return os.path.basename(name) or name
 
 
