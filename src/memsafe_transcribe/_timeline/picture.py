@@ -97,7 +97,7 @@ def drawn(run: Run, axes: Axes | None = None) -> str:
         for row, job in enumerate(jobs):
             parts.append(_bar(job, axes, first_row + row * _ROW, run.seconds))
     if left_out:
-        parts.append(_text(_LEFT, end + 14, f"and {left_out} more jobs, which took less time", "soft"))
+        parts.append(_text(_LEFT, end + 14, f"and {left_out} more jobs", "soft"))
     return "\n".join([*parts, "</svg>", ""])
 
 

@@ -14,7 +14,7 @@ from .picture import drawn
 from .run import Ending, Jobs, Phase, Run, Sample, Samples
 
 _LOG = logging.getLogger("memsafe_transcribe")
-EVERY_SECONDS = 0.1
+_FIRST_SPAN_SECONDS, _RAREST_LOOK_SECONDS = 0.1, 0.5
 
 
 class Timeline:
@@ -37,7 +37,7 @@ class Timeline:
     Memory: at most 600 samples, which stand for the longer a time each, with its peaks, the longer the run is; and of
     the jobs that have ended the 24 that took longest.
 
-    Cost: a thread that looks ten times a second.
+    Cost: a thread that looks ten times a second at first, and twice a second in a run of more than four minutes.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, admission: AdmissionController | None = None) -> None:
@@ -88,7 +88,7 @@ class Timeline:
         return drawn(self._recorder.run())
 
     def _look_on(self) -> None:
-        while not self._is_over.wait(EVERY_SECONDS):
+        while not self._is_over.wait(min(self._recorder.span_seconds, _RAREST_LOOK_SECONDS)):
             self._look()
 
     def _look(self) -> None:
@@ -116,10 +116,15 @@ class Recorder:
     def __init__(self) -> None:
         self.was_used = self.is_on = False
         self._lock = threading.Lock()
-        self._samples = Samples(EVERY_SECONDS)
+        self._samples = Samples(_FIRST_SPAN_SECONDS)
         self._jobs = Jobs()
         self._unread = 0
-        self._began = self._began_at = 0.0
+        self._began, self._began_at = time.monotonic(), time.time()
+
+    @property
+    def span_seconds(self) -> float:
+        """How long a time each look stands for by now."""
+        return self._samples.span_seconds
 
     def begin(self) -> None:
         """From now on."""
@@ -167,7 +172,7 @@ class Recorder:
             )
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._began if self.was_used else 0.0
+        return time.monotonic() - self._began
 
 
 class JobLine:
