@@ -4,10 +4,10 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from .._units import format_duration, format_size
-from .run import MOST_JOBS, Job, Run, Sample
+from .run import MOST_JOBS, Job, Phase, Run, Sample
 
 _WIDTH, _LEFT, _RIGHT, _TOP, _PLOT_HEIGHT, _ROW = 840, 172, 756, 96, 210, 20
 _LABEL_CELLS = 23  # that fit to the left of the bars
@@ -92,8 +92,7 @@ def drawn(run: Run, axes: Axes | None = None) -> str:
         *_memory(run, axes),
     ]
     if jobs:
-        parts += _legend(_LEFT, below + 44, (("waiting", "waiting"), ("downloading", "downloading"),
-                                             ("transcribing", "transcribing")))  # fmt: skip
+        parts += _legend(_LEFT, below + 44, get_args(Phase))
         for row, job in enumerate(jobs):
             parts.append(_bar(job, axes, first_row + row * _ROW, run.seconds))
     if left_out:
@@ -154,11 +153,11 @@ def _memory(run: Run, axes: Axes) -> Iterator[str]:
         yield f'<path class="used" d="{used}"/>'
         if max(each.limit_bytes for each in part) <= axes.bytes:
             yield f'<path class="limit" d="{_line(xs, [_y(each.limit_bytes, axes) for each in part])}"/>'
-    lines = [("used", "used")]
+    lines = ["used"]
     if any(each.reserved_bytes is not None for each in run.samples):
-        lines.append(("reserved", "reserved"))
+        lines.append("reserved")
     if any(each.limit_bytes <= axes.bytes for each in run.samples):
-        lines.append(("limit", "limit"))
+        lines.append("limit")
     yield from _legend(_LEFT, _TOP - 10, lines, is_line=True)
 
 
@@ -194,14 +193,14 @@ def _bar(job: Job, axes: Axes, y: int, now_seconds: float) -> str:
     ])  # fmt: skip
 
 
-def _legend(x: float, y: float, entries: Iterable[tuple[str, str]], *, is_line: bool = False) -> Iterator[str]:
-    for style, said in entries:
+def _legend(x: float, y: float, names: Iterable[str], *, is_line: bool = False) -> Iterator[str]:
+    for name in names:
         if is_line:
-            yield f'<path class="{style}" d="M{x:.1f} {y - 4:.1f}h16"/>'
+            yield f'<path class="{name}" d="M{x:.1f} {y - 4:.1f}h16"/>'
         else:
-            yield f'<rect class="{style}" x="{x:.1f}" y="{y - 9:.1f}" width="12" height="10"/>'
-        yield _text(x + (22 if is_line else 18), y, said, "soft")
-        x += 44 + 7 * len(said)
+            yield f'<rect class="{name}" x="{x:.1f}" y="{y - 9:.1f}" width="12" height="10"/>'
+        yield _text(x + (22 if is_line else 18), y, name, "soft")
+        x += 44 + 7 * len(name)
 
 
 def _text(x: float, y: float, said: str, style: str, anchor: str = "start") -> str:
