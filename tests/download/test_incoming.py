@@ -19,6 +19,7 @@ import pytest
 import memsafe_transcribe as mt
 from memsafe_transcribe._download import incoming as module, writeback
 from memsafe_transcribe._download.incoming import BLOCK_BYTES, Incoming
+from memsafe_transcribe._download.writeback import Haste
 
 from ..conftest import Run, open_descriptors
 
@@ -37,10 +38,10 @@ def broken_off() -> mt.DownloadError:
 
 @contextmanager
 def opened(
-    spool_dir: Path, max_bytes: int = 100 * mt.MiB, in_memory: Any = None, *, is_short: bool = False
+    spool_dir: Path, max_bytes: int = 100 * mt.MiB, in_memory: Any = None, *, haste: Haste = Haste.NONE
 ) -> Iterator[Incoming]:
     """A new file, and its end."""
-    incoming = Incoming(spool_dir, URL, max_bytes, in_memory, lambda: is_short)
+    incoming = Incoming(spool_dir, URL, max_bytes, in_memory, lambda: haste)
     try:
         yield incoming
     finally:
@@ -173,7 +174,7 @@ def test_every_few_mib_are_sent_on_their_way_to_the_disk(
     monkeypatch.setattr(writeback, "flush_behind", lambda fd, start, end: stretches.append((start, end)))
 
     async def main() -> None:
-        with opened(spool_dir, is_short=True) as incoming:
+        with opened(spool_dir, haste=Haste.WAIT) as incoming:
             with pytest.raises(mt.TruncatedDownloadError):
                 await incoming.receive(Body(cut(DATA, 65_536), broken_off()).coming(), ignored)
             await incoming.receive(Body(cut(DATA, 65_536)).coming(), ignored)
@@ -186,21 +187,24 @@ def test_every_few_mib_are_sent_on_their_way_to_the_disk(
     run(main)
 
 
-def test_where_memory_is_not_short_the_kernel_is_left_to_itself(
-    run: Run, spool_dir: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "haste"), [("flush_behind", Haste.WAIT), ("send", Haste.SEND)])
+def test_where_there_is_no_haste_the_kernel_is_left_to_itself(
+    run: Run, spool_dir: Path, monkeypatch: pytest.MonkeyPatch, name: str, haste: Haste
 ) -> None:
-    """It is asked now and then; what was left waiting is sent on its way when memory becomes short."""
+    """It is asked now and then; what was left waiting is sent on its way when there is; and waited for if need be."""
     stretches: list[tuple[int, int]] = []
     asked: list[int] = []
     monkeypatch.setattr(module, "_WRITE_BACK_BYTES", 1 * mt.MiB)
-    monkeypatch.setattr(writeback, "flush_behind", lambda fd, start, end: stretches.append((start, end)))
+    for each in ("flush_behind", "send"):
+        monkeypatch.setattr(writeback, each, lambda *_: pytest.fail("the other one"))
+    monkeypatch.setattr(writeback, name, lambda fd, start, end: stretches.append((start, end)))
 
-    def is_short() -> bool:
+    def now_and_then() -> Haste:
         asked.append(1)
-        return len(asked) == 2
+        return haste if len(asked) == 2 else Haste.NONE
 
     async def main() -> None:
-        incoming = Incoming(spool_dir, URL, 10 * mt.MiB, is_short=is_short)
+        incoming = Incoming(spool_dir, URL, 10 * mt.MiB, haste=now_and_then)
         await incoming.receive(Body(cut(DATA, 65_536)).coming(), ignored)
         await incoming.receive(Body(cut(DATA, 65_536)).coming(), ignored)
         incoming.close()
@@ -233,11 +237,12 @@ def test_in_memory_each_block_is_reserved_before_it_is_written(
 ) -> None:
     """And nothing is sent to a disk that there is not. What is refused is not written."""
     monkeypatch.setattr(module, "_WRITE_BACK_BYTES", 0)
-    monkeypatch.setattr(writeback, "flush_behind", lambda *_: pytest.fail("there is no disk"))
+    for each in ("flush_behind", "send"):
+        monkeypatch.setattr(writeback, each, lambda *_: pytest.fail("there is no disk"))
 
     async def main() -> None:
         covered = Covered()
-        with opened(spool_dir, in_memory=covered, is_short=True) as incoming:
+        with opened(spool_dir, in_memory=covered, haste=Haste.WAIT) as incoming:
             covered.written_bytes = lambda: os.fstat(incoming.file.fd).st_size
             await incoming.receive(Body(cut(DATA, BLOCK_BYTES)).coming(), ignored)
             assert covered.asked == list(range(BLOCK_BYTES, len(DATA) + 1, BLOCK_BYTES))
@@ -446,7 +451,7 @@ def test_an_error_of_the_way_to_the_disk_is_one_of_the_disk(
     monkeypatch.setattr(writeback, "flush_behind", flush_behind)
 
     async def main() -> None:
-        with opened(spool_dir, is_short=True) as incoming:
+        with opened(spool_dir, haste=Haste.WAIT) as incoming:
             with pytest.raises(mt.SpoolError, match="broken"):
                 await incoming.receive(Body([b"x"]).coming(), ignored)
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ import pytest
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._download import spool, writeback
+from memsafe_transcribe.testing import FakeGuard
 
+from ..conftest import Run
 from ..support.needs import cannot, tmpfs
+from ..support.server import Server
 
 STRETCH = 8 * mt.MiB
 DATA = random.Random(1).randbytes(mt.MiB)
@@ -110,6 +114,19 @@ def test_the_first_stretch_is_not_waited_for(fd: int, monkeypatch: pytest.Monkey
     writeback.flush_behind(fd, 0, STRETCH)
     assert [call for call in flush.calls if call[2] & 4] == []
     assert dropped in ([], [STRETCH])
+
+
+def test_a_stretch_is_sent_without_waiting(fd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even to be told that it failed: the file stays as it is, and fsync will tell."""
+    write(fd, 0, 2 * STRETCH)
+    flush = Flush(monkeypatch, fails_with_flags=2)
+    writeback.send(fd, STRETCH, 2 * STRETCH)
+    assert flush.calls == [(STRETCH, STRETCH, 2)]
+    monkeypatch.setattr(writeback, "_sync_file_range", lambda: None)
+    writeback.send(fd, 0, STRETCH)
+    monkeypatch.undo()
+    writeback.send(fd, 0, 2 * STRETCH)
+    check_content(fd, 2 * STRETCH)
 
 
 @pytest.mark.parametrize("number", [None, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ESPIPE])
@@ -207,3 +224,42 @@ def test_bytes_that_a_real_disk_has_lost_are_not_passed_over(tmp_path: Path) -> 
         except OSError as error:
             failed = error
         assert failed is not None, "bytes are lost, and nobody was told"
+
+
+class HostGuard(FakeGuard):
+    """It sees no limit but the machine's own."""
+
+    def snapshot(self) -> mt.MemorySnapshot:
+        return replace(super().snapshot(), binding="host")
+
+
+@pytest.mark.parametrize(
+    ("used_bytes", "names"),
+    [(0, {"send"}), (95 * mt.MiB, {"flush_behind"}), (None, set())],
+    ids=["room", "short", "host"],
+)
+def test_how_a_download_treats_its_pages(
+    run: Run, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used_bytes: int | None, names: set[str]
+) -> None:
+    """In a container they are sent to the disk as they come, and waited for where it is full; a host has time."""
+    if spool.is_memory(tmp_path):
+        cannot("needs a folder for temporary files that is not in memory")
+    called: set[str] = set()
+    for name in ("send", "flush_behind"):
+        monkeypatch.setattr(writeback, name, lambda *_, name=name: called.add(name))
+    kind = HostGuard if used_bytes is None else FakeGuard
+    guard = kind(limit_bytes=100 * mt.MiB, used_bytes=used_bytes or 0, ceiling_percent=99.0)
+    server.routes["/"] = lambda exchange: exchange.answer(DATA * 20)
+    downloader = mt.SafeDownloader(
+        policy=mt.UrlPolicy(allow_private=True),
+        guard=guard,
+        admission=mt.AdmissionController(guard=FakeGuard(limit_bytes=1 << 40), scope="process"),
+        spool_dir=tmp_path,
+    )
+
+    async def main() -> None:
+        async with downloader.fetch(server.url("/")) as file:
+            assert file.size_bytes == 20 * len(DATA)
+
+    run(main)
+    assert called == names

@@ -10,6 +10,7 @@ import anyio
 from .._units import MiB
 from . import spool
 from .holding import Held, InMemory
+from .writeback import Haste
 
 _NEED_BYTES = 6 * MiB  # the blocks on their way to the disk, and what HTTP holds
 
@@ -72,9 +73,12 @@ class Admitting:
         """Who says how much memory there is."""
         return self._guard or self.admission.guard
 
-    def is_memory_short(self) -> bool:
-        """Whether pages had better not wait for the disk."""
-        return bool(self.guard.snapshot().level > 0)
+    def haste(self) -> Haste:
+        """What to do about pages that wait for the disk."""
+        seen = self.guard.snapshot()
+        if seen.level > 0:
+            return Haste.WAIT
+        return Haste.NONE if seen.binding == "host" else Haste.SEND
 
     def slot(self, held: Any, timeout_seconds: float | None) -> AbstractAsyncContextManager[Any]:
         """A slot, and the bytes that any download needs; of `held`, if there is such a reservation."""

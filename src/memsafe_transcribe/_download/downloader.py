@@ -243,7 +243,7 @@ class SafeDownloader:
                     await dropped.is_served.wait()
 
     def _incoming(self, shown: str, in_memory: InMemory | None, opened: AsyncExitStack) -> Incoming:
-        incoming = Incoming(self.spool_dir, shown, self.max_bytes, in_memory, self._admitting.is_memory_short)
+        incoming = Incoming(self.spool_dir, shown, self.max_bytes, in_memory, self._admitting.haste)
         opened.callback(incoming.close)
         return incoming
 

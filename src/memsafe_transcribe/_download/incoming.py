@@ -36,7 +36,7 @@ class Incoming:
         url: for messages.
         max_bytes: the cap.
         in_memory: what reserves its bytes, where the spool is memory.
-        is_short: asked now and then, from a thread: whether memory is so short that pages must not wait for the disk.
+        haste: asked now and then, from a thread: what to do about pages that wait for the disk.
 
     **Memory**: three blocks: one that fills, one that is handed over, one that is written.
     """
@@ -47,14 +47,14 @@ class Incoming:
         url: str,
         max_bytes: int,
         in_memory: InMemory | None = None,
-        is_short: Callable[[], bool] = lambda: False,
+        haste: Callable[[], writeback.Haste] = lambda: writeback.Haste.NONE,
     ) -> None:
         self.size_bytes = 0  # what has come in; whatever a `receive` brought is on disk when it returns or raises
         self._spool_dir = spool_dir
         self._url = url
         self._max_bytes = max_bytes
         self._in_memory = in_memory
-        self._is_short = is_short
+        self._haste = haste
         self._hash = hashlib.sha256()
         self._written_bytes = 0
         self._looked_at_bytes = 0
@@ -162,12 +162,13 @@ class Incoming:
                 return
             self._is_writing = True
         try:
-            is_short = self._is_time_to_look() and self._is_short()
+            haste = self._haste() if self._is_time_to_look() else writeback.Haste.NONE
             with self._translating():
                 for part in block:
                     self._append(part)
-                if is_short:
-                    writeback.flush_behind(self.file.fd, self._sent_bytes, self._written_bytes)
+                if haste:
+                    push = writeback.flush_behind if haste is writeback.Haste.WAIT else writeback.send
+                    push(self.file.fd, self._sent_bytes, self._written_bytes)
                     self._sent_bytes = self._written_bytes
         finally:
             with self._lock:

@@ -1,19 +1,35 @@
 """Pages of a file that was just written: on their way to the disk at once, and out of memory once they are there.
 
 A page that waits to be written counts as used memory, and cannot be dropped: a fast download would fill a small
-container with its own file before the kernel begins to write (by default at 10 % of the machine's memory). So where
-memory is short each stretch is sent on its way as soon as it is complete, and the one before it, which has had that
-long, is waited for. Elsewhere that would only make the download as slow as the disk.
+container with its own file before the kernel begins to write (by default after half a minute, or at 10 % of the
+machine's memory), and keep other jobs out meanwhile. So in a container each stretch is sent on its way as soon as it is
+complete; where memory is short, the one before it, which has had that long, is waited for. Elsewhere that would only
+make the download as slow as the disk.
 """
 
 import ctypes
 import errno
 import os
+from enum import IntEnum
 from functools import cache
 from typing import Any
 
 _NOT_KNOWN = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ESPIPE}
 _WAIT_BEFORE, _WRITE, _WAIT_AFTER = 1, 2, 4  # of sync_file_range(2)
+
+
+class Haste(IntEnum):
+    """What to do about pages that wait for the disk: leave them, send them on their way, or wait for them, too."""
+
+    NONE = 0
+    SEND = 1
+    WAIT = 2
+
+
+def send(fd: int, from_bytes: int, to_bytes: int) -> None:
+    """Begin to write one stretch back, where the system can; what it could not write, `fsync` tells."""
+    if (flush := _sync_file_range()) is not None:
+        flush(fd, from_bytes, to_bytes - from_bytes, _WRITE)
 
 
 def flush_behind(fd: int, from_bytes: int, to_bytes: int) -> None:
