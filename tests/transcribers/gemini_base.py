@@ -65,6 +65,7 @@ class GeminiBase:
     name: ClassVar[str]
     options: ClassVar[dict[str, Any]] = {}
     most_copies: ClassVar[float]  # of a chunk of 60 s, itself included
+    most_declared: ClassVar[float]  # copies, of the same
 
     @pytest.fixture(autouse=True)
     def _surroundings(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class MakingCases(GeminiBase):
         assert figures["resident_bytes"] <= figures["declared_resident_bytes"]
         if (seconds, count) == (60.0, 1):
             assert figures["added_bytes"] <= self.most_copies * figures["encoded_bytes"]
-            assert figures["declared_bytes"] <= self.most_copies * figures["encoded_bytes"]
+            assert figures["declared_bytes"] <= self.most_declared * figures["encoded_bytes"]
 
     def memory_figures(self, server: Server, seconds: float, count: int) -> dict[str, int]:
         """Of so many chunks of this length in flight at once, in a process of their own."""

@@ -8,3 +8,4 @@ from .gemini_making import MakingCases
 class TestGemini(AnswerCases, JobCases, MakingCases):
     name = "gemini"
     most_copies = 8.5
+    most_declared = 8.5

@@ -8,3 +8,4 @@ from .gemini_making import MakingCases
 class TestGoogleGenai(AnswerCases, JobCases, MakingCases):
     name = "google-genai"
     most_copies = 7.0
+    most_declared = 8.5

@@ -45,6 +45,7 @@ class TestGoogleGenaiFile(AnswerCases, JobCases, MakingCases):
     name = "google-genai"
     options: ClassVar[dict[str, Any]] = {"upload": "file"}
     most_copies = 4.0
+    most_declared = 4.0
 
     @pytest.fixture(autouse=True)
     def files(self, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileService]:
