@@ -120,7 +120,7 @@ def _timed(command: list[str], limit_mib: int | None, groups: Groups | None, fol
             if time.monotonic() - started > _TIMEOUT_SECONDS:
                 process.kill()  # whatever it has started dies with it
             if groups is not None:
-                anonymous_bytes = max(anonymous_bytes, _anonymous_bytes(groups))
+                anonymous_bytes = max(anonymous_bytes, groups.anonymous_bytes())
             time.sleep(_SAMPLE_SECONDS)
         assert process.stdout is not None
         said = process.stdout.read()
@@ -132,7 +132,7 @@ def _timed(command: list[str], limit_mib: int | None, groups: Groups | None, fol
         _cpu_seconds() - cpu_before,
         0.0 if groups is None else int(groups.peak_file.read_text()) / mt.MiB,
         anonymous_bytes / mt.MiB,
-        0 if groups is None else _times_at_limit(groups),
+        0 if groups is None else groups.times_at_limit(),
         0 if groups is None else groups.oom_kills(),
     )
 
@@ -141,21 +141,6 @@ def _cpu_seconds() -> float:
     """Of all that has ended; decoding processes are counted with their host."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return ended.ru_utime + ended.ru_stime
-
-
-def _figures(file: Path) -> dict[str, int]:
-    return {name: int(value) for name, _, value in (line.partition(" ") for line in file.read_text().splitlines())}
-
-
-def _anonymous_bytes(groups: Groups) -> int:
-    figures = _figures(groups.inner / "memory.stat")
-    return figures["total_rss"] if groups.version == "v1" else figures["anon"]
-
-
-def _times_at_limit(groups: Groups) -> int:
-    if groups.version == "v1":
-        return sum(int((each / "memory.failcnt").read_text()) for each in (groups.inner, groups.outer))
-    return _figures(groups.outer / "memory.events")["max"]
 
 
 def line(run: Run, jobs: int, unlimited: Run) -> str:

@@ -28,7 +28,6 @@ from tests.support.groups import nested_groups
 from tests.support.service import serving
 
 import memsafe_transcribe as mt
-from benchmarks.batch_in_group import _anonymous_bytes, _times_at_limit
 from benchmarks.loopback import loopback
 from memsafe_transcribe._download.spool import is_memory
 
@@ -145,7 +144,7 @@ def measure(requests: int, seconds: float, limit_mib: int, workers: int) -> Run:
         def sample() -> None:
             nonlocal anonymous_bytes
             while not over.wait(_SAMPLE_SECONDS):
-                anonymous_bytes = max(anonymous_bytes, _anonymous_bytes(groups))
+                anonymous_bytes = max(anonymous_bytes, groups.anonymous_bytes())
 
         sampler = threading.Thread(target=sample)
         sampler.start()
@@ -166,7 +165,7 @@ def measure(requests: int, seconds: float, limit_mib: int, workers: int) -> Run:
             wall_seconds,
             int(groups.peak_file.read_text()) / mt.MiB,
             anonymous_bytes / mt.MiB,
-            _times_at_limit(groups),
+            groups.times_at_limit(),
             groups.oom_kills(),
             workers,
             served.count("Started server process"),

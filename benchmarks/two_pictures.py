@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -155,7 +154,7 @@ def _naive(urls: list[str], groups: Groups, work: Path, env: dict[str, str], our
                     break
                 time.sleep(_SAMPLE_SECONDS)
             seconds = time.monotonic() - began
-            _end_all(groups)
+            groups.end_all()
     finally:
         gauge.close()
     kills = groups.oom_kills()
@@ -178,17 +177,6 @@ def _naive(urls: list[str], groups: Groups, work: Path, env: dict[str, str], our
     assert axis is not None
     svg.write_text(drawn(run, axes_of(run, float(axis[1]))))
     return Result(svg, jobs.endings.get("complete", 0), process.returncode, seconds, kills)
-
-
-def _end_all(groups: Groups) -> None:
-    """What is left in the group, which is ours: ffmpeg outlives who started it."""
-    while pids := (groups.inner / "cgroup.procs").read_text().split():
-        for pid in pids:
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.01)
 
 
 def _told(events: Path, labels: list[str], began: float, seconds: float, at_the_end: Ending) -> Jobs:

@@ -2,10 +2,12 @@
 
 import os
 import shlex
+import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +46,24 @@ class Groups:
         if self.version == "v1":
             return sum(_figure(each / "memory.oom_control", "oom_kill") for each in (self.inner, self.outer))
         return _figure(self.outer / "memory.events", "oom_kill")
+
+    def times_at_limit(self) -> int:
+        """How often they had to find room, which files' pages give up at once."""
+        if self.version == "v1":
+            return sum(int((each / "memory.failcnt").read_text()) for each in (self.inner, self.outer))
+        return _figure(self.outer / "memory.events", "max")
+
+    def anonymous_bytes(self) -> int:
+        """What all in the inner group have now, without pages of files."""
+        return _figure(self.inner / "memory.stat", "total_rss" if self.version == "v1" else "anon")
+
+    def end_all(self) -> None:
+        """Kill what is left in the inner group."""
+        while pids := (self.inner / "cgroup.procs").read_text().split():
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.01)
 
     def command(self, group: Path, *command: str) -> list[str]:
         """The command that runs `command` in a group."""
