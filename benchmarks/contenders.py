@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OURS, COMMAND = "ours", "our command"
-PYAV, PYDUB, WHISPER, FFMPEG = "PyAV loop", "pydub", "faster-whisper", "ffmpeg"
+PYAV, PYDUB, WHISPER, OLD_WHISPER, FFMPEG = "PyAV loop", "pydub", "faster-whisper", "whisper", "ffmpeg"
 _WORDS_PER_SECOND = 2.5  # of the engine in tests/plugin
 
 # The engine answers at once, and with nothing.
@@ -53,6 +53,14 @@ _WHISPER = """
 import sys
 from faster_whisper.audio import decode_audio
 print(len(decode_audio(sys.argv[1])) / 16_000)
+"""
+# What whisper's `load_audio` comes to: all that ffmpeg says, then as numbers of four bytes. Whisper itself needs torch.
+_OLD_WHISPER = """
+import subprocess, sys
+import numpy
+command = ["ffmpeg", "-nostdin", "-v", "error", "-i", sys.argv[1], "-ac", "1", "-ar", "16000", "-f", "s16le", "-"]
+said = subprocess.run(command, capture_output=True, check=True).stdout
+print(len(numpy.frombuffer(said, numpy.int16).astype(numpy.float32) / 32768) / 16_000)
 """
 
 
@@ -97,11 +105,15 @@ def peers(peers_python: str) -> list[Contender]:
     """
     found = [Contender(PYAV, (sys.executable, "-c", _PYAV, "{}"))]
     has_ffmpeg = shutil.which("ffmpeg") is not None
-    for name, module, code in ((WHISPER, "faster_whisper", _WHISPER), (PYDUB, "pydub", _PYDUB)):
+    for name, module, code in (
+        (WHISPER, "faster_whisper", _WHISPER),
+        (OLD_WHISPER, "numpy", _OLD_WHISPER),
+        (PYDUB, "pydub", _PYDUB),
+    ):
         if subprocess.run([peers_python, "-c", f"import {module}"], capture_output=True).returncode:
             print(f"missing: {name}, as {peers_python} cannot import {module} (see benchmarks/contenders.py)")
-        elif name == PYDUB and not has_ffmpeg:
-            print("missing: pydub, as it needs the ffmpeg command")
+        elif name != WHISPER and not has_ffmpeg:
+            print(f"missing: {name}, as it needs the ffmpeg command")
         else:
             found.append(Contender(name, (peers_python, "-c", code, "{}")))
     if has_ffmpeg:

@@ -1,6 +1,6 @@
 """What a look at memory and a reservation cost, beside a peer in the same run.
 
-    python -m benchmarks.guard_and_admission [--rounds N]
+    python -m benchmarks.guard_and_admission [--rounds N] [--crowds N ...]
 
 Each line is the median over the rounds, in which ours and the peer take turns; the ratio is that of the pairs, with its
 range. As root, where groups with memory limits can be made, all runs in a group of 256 MiB within one of 200 MiB, as a
@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,8 @@ async def measure_admission(backend: str, rounds: int) -> None:
         await compare(name, entered(lambda: container.reserve(1)), "multiprocessing.Semaphore", peer, rounds)
 
 
-async def measure_crowds(rounds: int) -> None:
-    for jobs in (100, 10_000, 100_000):
+async def measure_crowds(rounds: int, crowds: Sequence[int]) -> None:
+    for jobs in crowds:
         admission = mt.AdmissionController(scope="process", max_waiting=jobs)
         limiter, semaphore = anyio.CapacityLimiter(3), anyio.Semaphore(3)
         few = max(3, min(rounds, 100_000 // jobs))
@@ -146,7 +146,7 @@ async def measure_crowds(rounds: int) -> None:
                 crowd(lambda peer=peer: peer, jobs),  # type: ignore[misc]
                 few,
             )
-    few_jobs, many_jobs = 100, 10_000
+    few_jobs, many_jobs = min(100, crowds[-1]), min(10_000, crowds[-1])
     admission = mt.AdmissionController(scope="process")
     await compare(
         f"per job, {many_jobs} waiting",
@@ -201,6 +201,7 @@ def inside(limit_file: str, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--crowds", type=int, nargs="+", default=[100, 10_000, 100_000])
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.inside is not None:
@@ -213,7 +214,7 @@ def main() -> None:
     except GroupsUnavailableError as error:
         print(f"no groups of our own: {error}; only the host's memory is read")
         inside("", options.rounds)
-    anyio.run(measure_crowds, options.rounds)
+    anyio.run(measure_crowds, options.rounds, options.crowds)
 
 
 if __name__ == "__main__":

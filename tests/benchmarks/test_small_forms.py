@@ -1,11 +1,13 @@
-"""The benchmarks of batches, in a form that takes seconds: that they run, and that what they measure is sound."""
+"""The benchmarks, in a form that takes seconds: that they run, and that what they measure is sound."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import batch_in_group, fastapi_in_group, many_sources, two_pictures
+from benchmarks import batch_in_group, container_matrix, fastapi_in_group, many_sources, soak, two_pictures
 from memsafe_transcribe._audio.decoder import Isolation
 
 from ..support.groups import GroupsUnavailableError
@@ -61,3 +63,49 @@ def test_two_pictures(tmp_path: Path) -> None:
     assert [picture.said.count("192 MiB") for picture in pictures] == [1, 1]
     assert {bar.ending for bar in pictures[0].bars} == {"complete"}
     assert {bar.ending for bar in pictures[1].bars} & {"killed", "stopped", "failed"}
+
+
+def test_container_matrix() -> None:
+    """Where a job fits, it is done; a bomb is refused with figure and setting, and kills the usual pipeline."""
+    if shutil.which("ffmpeg") is None:
+        cannot("needs the ffmpeg command")
+    try:
+        cells = list(container_matrix.measure([128], [2], ["1min", "bomb"]))
+    except GroupsUnavailableError as error:
+        cannot(str(error))
+    assert [(cell.who, cell.audio, cell.verdict) for cell in cells[:3]] == [
+        ("ours", "1min", "done"),
+        ("usual", "1min", "done"),
+        ("ours", "bomb", "refused"),
+    ]
+    assert "108000 s long; raise max_audio_seconds=86400" in cells[2].why
+    assert cells[3].verdict.startswith("killed") or cells[3].stalled
+    assert len(container_matrix.table(cells)) == 4
+
+
+def test_soak() -> None:
+    """Every kind of job ends as it should, and at the end nothing is left."""
+    try:
+        found = soak.measure(minutes=0.3, limit_mib=256, seed=1)
+    except GroupsUnavailableError as error:
+        cannot(str(error))
+    assert (found.returncode, found.oom_kills, found.wrong, found.left) == (0, 0, [], [])
+    kinds = {what.partition(":")[0].partition(",")[0] for what in found.outcomes}
+    assert kinds >= {"good", "bad", "cancelled", "crashed"}
+    assert len(found.samples) == 360
+    assert found.slope_per_hour(lambda sample: sample.seconds) == pytest.approx(3600)
+
+
+def test_one_command_runs_the_others(tmp_path: Path) -> None:
+    """And writes a page of what they printed."""
+    for needed in ("nginx", "curl", "ffmpeg"):
+        if shutil.which(needed) is None:
+            cannot(f"needs {needed}")
+    names = ["memory_over_length", "plan_accuracy", "decode", "download", "guard_and_admission"]
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--folder", str(tmp_path), "--only", *names]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "benchmarks.md").read_text()
+    assert [name for name in names if f"`python -m benchmarks.{name}" not in page] == []
+    assert page.count("Ended with 0 after") == len(names)
+    assert str(tmp_path) not in page
