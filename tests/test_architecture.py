@@ -56,6 +56,7 @@ ARROWS = {
         "_store",
         "_transcription",
         "_blocking",
+        "_portal",
     },
 }
 PURE = {
@@ -111,6 +112,7 @@ ONLY = {"httpx": {"_download/transport.py"}, "httpcore": {"_download/transport.p
         "sqlite3": {f"_store/{name}.py" for name in ("batches", "database", "failed_urls", "jobs")},
         "pocketsphinx": {"transcribers/_pocketsphinx_worker.py"},
         "starlette": {"integrations/asgi.py"}, "celery": {"integrations/celery.py"},
+        "ray": {"integrations/ray.py"}, "pyarrow": {"integrations/_ray_rows.py"},
         "opentelemetry": {"integrations/opentelemetry.py"},
         "prometheus_client": {"integrations/prometheus.py"}}  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Literal
 import anyio
 
 from .. import _settings
-from .._memory.guard import POLL_SECONDS, MemoryGuard, default_guard
+from .._memory.guard import POLL_SECONDS, MemoryGuard, default_guard, replace_default_guard
 from . import refusals
 from .acquiring import Reserving, acquire_blocking, carving
 from .claims import Claim
@@ -296,3 +296,11 @@ def default_admission() -> AdmissionController:
             slots = _settings.count("MEMSAFE_MAX_CONCURRENT")
             _default = AdmissionController(max_concurrent=slots or _MAX_CONCURRENT)
         return _default
+
+
+def replace_default(admission: AdmissionController) -> None:
+    """Have this controller, and its guard, used wherever none is given: in a process that is there for one purpose."""
+    global _default
+    with _default_lock:
+        _default = admission
+    replace_default_guard(admission.guard)

@@ -5,7 +5,7 @@ import gc
 import sysconfig
 from typing import TYPE_CHECKING, Literal
 
-from .reading import resident_bytes
+from .reading import resident_bytes, shared_mappings
 
 if TYPE_CHECKING:
     import ctypes
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 Allocator = Literal["glibc", "jemalloc", "musl", "other"]
 
 _ALL_ARENAS = 4096  # jemalloc's number for all of them (MALLCTL_ARENAS_ALL)
+_DONTNEED = 4  # MADV_DONTNEED
 
 
 def cleanup() -> int:
@@ -21,6 +22,20 @@ def cleanup() -> int:
     gc.collect()
     _release()
     return max(0, before - resident_bytes())
+
+
+def let_go_of(name: str) -> None:
+    """Have no page of files with `name` in theirs resident here that are mapped as shared memory.
+
+    Their bytes stay in the file; a page that is touched again comes back.
+    """
+    program = _program()
+    if program is None:
+        return
+    import ctypes
+
+    for start, size_bytes in shared_mappings(name):
+        program.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size_bytes), _DONTNEED)
 
 
 @functools.cache

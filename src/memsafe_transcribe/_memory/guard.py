@@ -218,3 +218,10 @@ def default_guard() -> MemoryGuard:
             percent = _settings.percent("MEMSAFE_THRESHOLD_PERCENT", most=_CEILING_PERCENT)
             _default = MemoryGuard(threshold_percent=percent or _THRESHOLD_PERCENT)
         return _default
+
+
+def replace_default_guard(guard: MemoryGuard) -> None:
+    """Have this guard used wherever none is given."""
+    global _default
+    with _default_lock:
+        _default = guard

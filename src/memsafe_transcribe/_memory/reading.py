@@ -42,6 +42,15 @@ def tree_peak_bytes() -> int:
     return sum(_status(pid).get("VmHWM", 0) for pid in (os.getpid(), *descendants()))
 
 
+def shared_mappings(name: str) -> Iterator[tuple[int, int]]:
+    """Where files with `name` in theirs are mapped into this process as shared memory: start and size of each."""
+    for line in lines(Path("/proc/self/maps")):
+        place, mode, _, _, _, *path = line.split(maxsplit=5)
+        if mode.endswith("s") and path and name in Path(path[0]).name:
+            start, end = (int(address, 16) for address in place.split("-"))
+            yield start, end - start
+
+
 def descendants(pid: int | None = None) -> list[int]:
     """The living descendants of a process (this one by default)."""
     pid = pid or os.getpid()
