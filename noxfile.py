@@ -37,6 +37,8 @@ LONG = (
     "tests/worker/test_frames.py",
 )
 STORE = tuple(f"tests/store/test_store_{name}.py" for name in ("kill", "faults", "machine"))
+# What needs Ray, half a gigabyte of it, and starts a cluster: only where it is asked for.
+RAY = ("tests/integrations/test_ray.py",)
 ALONE = ("-n", "0")  # one after another: what they count is printed, and coverage sees them
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
@@ -107,6 +109,16 @@ def cgroup2(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     machine = ("python", "-m", "tests.cgroup2.machine", "--seconds", "1800", "--")
     session.run(*machine, "env", "CI=1", "python", "-m", "pytest", *ALONE, *(session.posargs or REAL_KERNEL))
+
+
+@nox.session(python="3.11")
+@nox.parametrize("release", ["newest", "oldest"])
+def ray(session: nox.Session, release: str) -> None:
+    """The integration with Ray, its page and its example, with the newest Ray and with the oldest that is let in."""
+    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
+    (wanted,) = extras["ray"]
+    session.install("-e", ".[dev]", wanted.replace(">=", "==") if release == "oldest" else wanted)
+    session.run("pytest", *ALONE, *(session.posargs or RAY))
 
 
 @nox.session(python="3.11")

@@ -16,6 +16,7 @@ from .support.media import tone_samples, write_wav
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ELSEWHERE = {"ray.md"}  # run by tests/integrations/test_ray.py, where Ray is
 
 
 def blocks(page: Path) -> list[str]:
@@ -23,7 +24,7 @@ def blocks(page: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ELSEWHERE], ids=lambda page: page.name)
 def test_every_block_of_code_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One after another in one namespace, as a reader would; only the call that needs the internet is left out."""
     module = ModuleType("my_package")

@@ -1,14 +1,17 @@
 """cleanup(): what it says it gave back is what this process no longer has."""
 
+import mmap
 import os
 import subprocess
 import sys
+import tempfile
 from ctypes.util import find_library
+from pathlib import Path
 
 import pytest
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._memory.cleanup import allocator
+from memsafe_transcribe._memory.cleanup import allocator, let_go_of
 from memsafe_transcribe._memory.reading import resident_bytes
 
 from ..support.needs import cannot
@@ -98,3 +101,22 @@ def test_allocators(monkeypatch: pytest.MonkeyPatch, symbols: set[str] | None, h
     finally:
         allocator.cache_clear()
     assert called == {"jemalloc": ["mallctl"], "glibc": ["malloc_trim"]}.get(expected, [])
+
+
+def test_pages_of_shared_memory_are_let_go_of_and_not_lost() -> None:
+    """Those of files with that name alone; what was written to them is there still, and comes back where it is read."""
+    with (
+        tempfile.NamedTemporaryFile(prefix="ours-", dir="/dev/shm") as ours,
+        tempfile.NamedTemporaryFile(prefix="others-", dir="/dev/shm") as others,
+    ):
+        for file in (ours, others):
+            file.truncate(16 * MiB)
+        with mmap.mmap(ours.fileno(), 16 * MiB) as one, mmap.mmap(others.fileno(), 16 * MiB) as other:
+            for memory in (one, other):
+                memory[:] = b"x" * (16 * MiB)
+            Path(ours.name).rename(f"{ours.name} of mine")  # a name with spaces; and the kernel follows it
+            before = resident_bytes()
+            let_go_of("ours-")
+            assert 15 * MiB < before - resident_bytes() < 17 * MiB
+            assert one[:] == other[:] == b"x" * (16 * MiB)
+            Path(f"{ours.name} of mine").rename(ours.name)

@@ -99,7 +99,9 @@ def _columns(fields: dict[str, str], items: Sequence[Any]) -> dict[str, Any]:
 
 def _valid(value: Any) -> Any:
     """Of a text what UTF-8 can say: an error would end the dataset."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else value
+    if not isinstance(value, str) or value.isascii():
+        return value
+    return value.encode(errors="replace").decode()
 
 
 def _lists(fields: dict[str, str], groups: Sequence[Sequence[Any]]) -> Any:
