@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--output", required=True, metavar="FOLDER")
     options = parser.parse_args()
     sources = [each if "://" in each else Path(each) for each in options.sources]
+    output = options.output if "://" in options.output else os.path.abspath(options.output)
 
     make = partial(
         make_transcriber,
@@ -42,9 +43,9 @@ def main() -> None:
     ray.init()  # the cluster of RAY_ADDRESS, or one of this machine's own
     actors = int(os.environ.get("ACTORS", "0")) or max(1, int(ray.cluster_resources()["CPU"]))
     print(f"{actors} actors of {actor_memory_bytes(make) / mt.MiB:.0f} MiB")
-    transcribe(sources, make, (1, actors)).write_parquet(options.output, mode="overwrite")
+    transcribe(sources, make, (1, actors)).write_parquet(output, mode="overwrite")
 
-    written = ray.data.read_parquet(options.output).select_columns(["error_type"]).take_all()
+    written = ray.data.read_parquet(output).select_columns(["error_type"]).take_all()
     errors = Counter(row["error_type"] for row in written)
     done = errors.pop(None, 0)
     kinds = ", ".join(f"{kind} {count}" for kind, count in errors.most_common())

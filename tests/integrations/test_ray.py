@@ -173,6 +173,8 @@ def test_a_source_that_fails_is_a_row_with_its_error(tone: Path, tmp_path: Path)
     assert of() == {**others, "bad.wav": (None, "DeadLetterError", 1)}
     assert of(retry_failed=True) == {**others, "bad.wav": (None, "UnsupportedMediaError", 1)}
     assert len(asked(tmp_path)) == len(set(asked(tmp_path))) > 5  # of all three runs
+    with closing(sqlite3.connect(tmp_path / "jobs.sqlite")) as connection:  # each dataset's is kept for a week
+        assert connection.execute("SELECT count(*), max(is_finished) FROM batches").fetchone() == (4, 0)
 
 
 def test_an_actor_that_is_killed_loses_nothing_and_doubles_nothing(tone: Path, tmp_path: Path) -> None:
@@ -276,16 +278,15 @@ def test_what_cannot_work_is_said_at_once(tone: Path, tmp_path: Path) -> None:
         transcribe([tone], partial(actors.of_its_own, tmp_path), 1).take_all()
 
 
-def test_the_page_says_what_works(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_says_what_works(server: Server, tmp_path: Path) -> None:
     """Its blocks, one after another, as a reader would run them: here on URLs of a server on loopback."""
     server.routes["/interview.mp3"] = lambda exchange: exchange.answer(SPEECH.read_bytes())
     page = (ROOT / "docs" / "ray.md").read_text()
     blocks = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"mt": mt, "__name__": "__main__"}
     for block in blocks:
         here = block.replace("https://example.com/interview.mp3", server.url("/interview.mp3"))
-        here = here.replace("/var/tmp/jobs.sqlite", str(tmp_path / "jobs.sqlite"))
+        here = here.replace("/var/tmp", str(tmp_path))
         here = here.replace(
             'ChunkedTranscriber("pocketsphinx", ', 'ChunkedTranscriber("pocketsphinx", downloader=local, '
         )

@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+from uuid import uuid4
 
 from .._admission.controller import AdmissionController, replace_default
 from .._audio.decoder import data_limit_bytes, peak_bytes
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _WORKER_BYTES = 128 * MiB
 _TRANSCRIPT_BYTES_PER_SECOND = 1200
 _FILLED_PERCENT = 90  # of an actor's memory; what the guard calls its ceiling
-_BATCH = "ray"
 _OBJECT_STORE = "plasma"  # part of the name of the file that a node's object store is
 
 
@@ -113,7 +113,8 @@ def transcribe(
         rows,
         max_attempts,
         retry_failed,
-        {"language": language, "prompt": prompt, "deadline_seconds": deadline_seconds},
+        # A batch for each dataset: what the stores have of one goes when nothing has been done for it for a week.
+        {"name": f"ray {uuid4()}", "language": language, "prompt": prompt, "deadline_seconds": deadline_seconds},
     )
     # A block is what an actor is given at a time, and what is seen of its work when it is done.
     return sources.repartition(target_num_rows_per_block=1).map_batches(
@@ -229,8 +230,8 @@ class _Transcribe:
         assert store is not None
         self._open = ExitStack()
         opened = self._open.enter_context(blocking(store))
-        # As long as an actor lives, and a week after its end, all that it did can be resumed.
-        self._open.enter_context(portal.entered(inside(store).batches.running(_BATCH)))
+        # Open from now on and never finished, for no actor sees the dataset's end: so all of it is kept for a week.
+        self._open.enter_context(portal.entered(inside(store).batches.running(settings.run["name"])))
         self._open.enter_context(opened.cleaning(spool_dir=runner.downloader.spool_dir))
         self._open.enter_context(blocking(transcriber))
         batch = BatchTranscriber(transcriber, max_batch_size=1, max_attempts=settings.max_attempts)
@@ -241,7 +242,7 @@ class _Transcribe:
         let_go_of(_OBJECT_STORE)  # Ray's to count, which the guard would take for the job's
         (name,) = given.column(self._settings.column).to_pylist()
         source, retry_failed = self._source(name), self._retry_failed
-        with self._batch.run([source], name=_BATCH, retry_failed=retry_failed, **self._settings.run) as outcomes:
+        with self._batch.run([source], retry_failed=retry_failed, **self._settings.run) as outcomes:
             (outcome,) = outcomes  # or what ends a batch is raised
         return table_of(given, outcome, self._settings.rows)
 
