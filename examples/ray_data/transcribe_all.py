@@ -29,7 +29,7 @@ def make_transcriber(engine: str, store: str, allow_private: bool) -> mt.Chunked
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", metavar="SOURCE")
-    parser.add_argument("--output", required=True, metavar="FOLDER")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="a new one")
     options = parser.parse_args()
     sources = [each if "://" in each else Path(each) for each in options.sources]
     output = options.output if "://" in options.output else os.path.abspath(options.output)
@@ -43,7 +43,7 @@ def main() -> None:
     ray.init()  # the cluster of RAY_ADDRESS, or one of this machine's own
     actors = int(os.environ.get("ACTORS", "0")) or max(1, int(ray.cluster_resources()["CPU"]))
     print(f"{actors} actors of {actor_memory_bytes(make) / mt.MiB:.0f} MiB")
-    transcribe(sources, make, (1, actors)).write_parquet(output, mode="overwrite")
+    transcribe(sources, make, (1, actors)).write_parquet(output)
 
     written = ray.data.read_parquet(output).select_columns(["error_type"]).take_all()
     errors = Counter(row["error_type"] for row in written)

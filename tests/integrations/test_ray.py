@@ -297,7 +297,7 @@ def test_the_page_says_what_works(server: Server, tmp_path: Path) -> None:
 
 
 def test_the_example_runs_by_the_command_of_its_readme(tmp_path: Path) -> None:
-    """The demo's speech and a file that is none, on a Ray that the script starts; again, and nothing is heard twice."""
+    """The demo's speech and a file that is none, on a Ray that the script starts."""
     example = ROOT / "examples" / "ray_data"
     (command,) = re.findall(r"^```sh\n(.*?)^```$", (example / "README.md").read_text(), re.S | re.M)
     (tmp_path / "bad.mp3").write_bytes(b"nothing")
