@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import ray
 
 import memsafe_transcribe as mt
 
@@ -62,6 +63,15 @@ def telling(
         chunk_seconds=CHUNK_SECONDS,
         downloader=mt.SafeDownloader(policy=mt.UrlPolicy(allow_private=True)),
         store=mt.JobStore(folder / "jobs.sqlite"),
+    )
+
+
+def of_node(folder: Path) -> mt.ChunkedTranscriber:
+    """One whose store lies on a disk of its node's own, as it were; it stays at a chunk."""
+    disk = folder / ray.get_runtime_context().get_node_id()
+    disk.mkdir(exist_ok=True)
+    return mt.ChunkedTranscriber(
+        Teller(before=partial(stay, folder)), chunk_seconds=CHUNK_SECONDS, store=mt.JobStore(disk / "jobs.sqlite")
     )
 
 

@@ -26,6 +26,7 @@ import pytest
 os.environ |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 import ray
 import ray.data
+from ray.cluster_utils import Cluster
 
 import memsafe_transcribe as mt
 from memsafe_transcribe.integrations.ray import actor_memory_bytes, transcribe
@@ -45,19 +46,19 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+NODE = {"object_store_memory": 80 * mt.MiB, "include_dashboard": False}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
+def cluster() -> Iterator[Cluster]:
+    """One node with two processors; a test may add more, as processes of this machine."""
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # a short name, for sockets lie in it
-        ray.init(
-            num_cpus=2,
-            object_store_memory=80 * mt.MiB,
-            include_dashboard=False,
-            log_to_driver=False,
-            _temp_dir=folder,
-        )
+        cluster = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 2, "temp_dir": folder})
+        ray.init(address=cluster.address, log_to_driver=False)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield
+        yield cluster
         ray.shutdown()
+        cluster.shutdown()
 
 
 @pytest.fixture
@@ -196,6 +197,26 @@ def test_an_actor_that_is_killed_loses_nothing_and_doubles_nothing(tone: Path, t
         spans = connection.execute("SELECT core_start, core_end FROM chunks ORDER BY core_start").fetchall()
     assert len(spans) == len(counted)
     assert all(end == start for (_, end), (start, _) in pairwise(spans))
+
+
+def test_what_was_in_work_on_a_node_that_is_lost_begins_anew_on_another(
+    cluster: Cluster, tone: Path, tmp_path: Path
+) -> None:
+    """Which has a store of its own; there is one row of it all the same."""
+    engine = Teller()
+    (expected,) = alone(lambda: mt.ChunkedTranscriber(engine, chunk_seconds=1.0), tone)
+    first = cluster.add_node(**NODE, num_cpus=1, resources={"far": 1})
+    with ThreadPoolExecutor() as threads, watch_names(tmp_path) as names:
+        dataset = transcribe([tone], partial(actors.of_node, tmp_path), 1, resources={"far": 1})
+        running = threads.submit(by_source, dataset)
+        names.wait_for("stopped", SECONDS)
+        before = asked(tmp_path)
+        second = cluster.add_node(**NODE, num_cpus=1, resources={"far": 1})
+        cluster.remove_node(first, allow_graceful=False)
+        (row,) = running.result(2 * SECONDS).values()
+    cluster.remove_node(second)
+    assert (row["text"], row["status"], row["attempts"]) == (expected.text, "complete", 0)
+    assert Counter(asked(tmp_path)) == Counter(before) + Counter(f"{start:.2f}" for start in engine.asked)
 
 
 def test_a_source_that_ends_its_actor_each_time_is_given_up(tone: Path, tmp_path: Path) -> None:
