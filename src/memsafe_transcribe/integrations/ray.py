@@ -122,8 +122,12 @@ def transcribe(
         fn_constructor_args=(make_transcriber, settings),
         batch_size=1,
         batch_format="pyarrow",
-        # Nothing waits in one actor while another is idle.
-        compute=ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=1),
+        compute=ray.data.ActorPoolStrategy(
+            min_size=least,
+            max_size=most,
+            # Nothing waits in one actor while another is idle. Ray makes more actors only where something waits in one.
+            max_tasks_in_flight_per_actor=1 if least == most else None,
+        ),
         memory=memory_bytes,
         **map_batches_options,
     )
