@@ -15,6 +15,8 @@ from hypothesis import settings
 
 import memsafe_transcribe as mt
 
+from .simulation.sessions import tally as simulated
+from .support import proof
 from .support.fuzzing import tally_of_session
 from .support.server import Server
 from .support.steps import steps_run
@@ -39,10 +41,15 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many steps the state machines ran, and how many mutants were decoded: the long profile has to do many."""
+    """Say how many steps the state machines ran, how many schedules were simulated, and how many mutants were decoded:
+    the long profile has to do many.
+    """
     if steps_run:
         each = ", ".join(f"{name} {count:,}" for name, count in sorted(steps_run.items()))
         terminalreporter.write_line(f"steps of state machines: {steps_run.total():,} ({each})")
+    if simulated.schedules:
+        terminalreporter.write_line(simulated.line())
+        proof.keep("simulation", simulated.figures())
     if tally_of_session.formats:
         for line in tally_of_session.lines():
             terminalreporter.write_line(line)

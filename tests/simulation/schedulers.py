@@ -31,6 +31,7 @@ from anyio._backends._asyncio import CancelScope as AsyncioCancelScope
 from trio._core import _run as trio_run
 
 STEP_SECONDS = 1e-6
+MOST_STEPS = 50_000
 _THREAD_SECONDS = (0.0, 0.0, 0.0, 0.0001, 0.001, 0.02, 0.3)
 
 
@@ -85,10 +86,18 @@ class Schedule:
         self.failure: Exception | None = None
         self._watcher = watcher
         self._scope: anyio.CancelScope | None = None
+        self._bounded: anyio.CancelScope | None = None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether all is cancelled by now, since it failed or took too long."""
+        return self.failure is not None or (self._bounded is not None and self._bounded.cancel_called)
 
     def stepped(self) -> None:
         """A step was made."""
         self.steps += 1
+        if self.steps == MOST_STEPS:
+            self.fail(AssertionError(f"it has not ended after {MOST_STEPS:,} steps"))
         self.clock.now += STEP_SECONDS
         self._guarded(self._watcher.stepped)
 
@@ -117,9 +126,9 @@ class Schedule:
             AssertionError: it did not end: somebody waits for ever.
         """
         with anyio.CancelScope() as self._scope:
-            with anyio.move_on_after(most_seconds) as bounded:
+            with anyio.move_on_after(most_seconds) as self._bounded:
                 await main()
-            if bounded.cancelled_caught and self.failure is None:
+            if self._bounded.cancelled_caught and self.failure is None:
                 raise AssertionError(f"it has not ended after {most_seconds:g} s")
 
     def run(self, backend: str, main: Callable[[], Awaitable[None]], most_seconds: float) -> None:
@@ -257,7 +266,7 @@ class _TrioClock(trio.abc.Clock):
         """Asked when nothing can run: then it is that time already."""
         schedule = self._schedule
         schedule.rested()
-        if schedule.failure is None and deadline < inf:
+        if deadline < inf:
             schedule.clock.now = max(schedule.clock.now, deadline)
         return 0.0
 
