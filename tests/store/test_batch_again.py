@@ -10,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 import memsafe_transcribe as mt
@@ -133,3 +135,32 @@ def test_what_is_begun_again_is_active(run: Run, tmp_path: Path, monkeypatch: py
     assert run(removed) == (0, 0)
     days = 13.1
     assert run(removed) == (1, 1)
+
+
+@pytest.mark.parametrize(("is_stored", "state"), [(False, "waiting"), (True, "done")])
+def test_cancelled_just_when_it_is_done_it_is_no_death(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stored: bool, state: str
+) -> None:
+    """Before that it is done is stored, it waits to be gone on with; afterwards it stays done."""
+    path, store = write_wav(tmp_path / "file.wav", tone_samples(2.0)), mt.JobStore(tmp_path / "jobs.sqlite")
+    done = batches.BatchSource.done
+
+    async def cancelled(scope: anyio.CancelScope) -> None:
+        with scope:
+            await outcomes_of(path, Teller(), store)
+
+    async def main() -> None:
+        scope = anyio.CancelScope()
+
+        async def done_in_vain(source: batches.BatchSource) -> None:
+            if is_stored:
+                await done(source)
+            scope.cancel()
+            await anyio.lowlevel.checkpoint()
+
+        monkeypatch.setattr(batches.BatchSource, "done", done_in_vain)
+        await cancelled(scope)
+
+    run(main)
+    with closing(sqlite3.connect(store.path)) as connection:
+        assert connection.execute("SELECT state FROM sources").fetchall() == [(state,)]

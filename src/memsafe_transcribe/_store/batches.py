@@ -75,8 +75,8 @@ class BatchSource:
         await self._database.write(partial(_ended, name=self._name, state=state, attempts=attempts, error=error))
 
     async def interrupted(self, attempts: int) -> None:
-        """It was given up for now, through no fault of its own."""
-        await self._database.write(partial(_ended, name=self._name, state="waiting", attempts=attempts, error=None))
+        """It was given up for now, through no fault of its own. What had come of it by then stands."""
+        await self._database.write(partial(_interrupted, name=self._name, attempts=attempts))
 
 
 class Batches:
@@ -239,6 +239,12 @@ def _ended(connection: sqlite3.Connection, name: _Name, state: State, attempts: 
         "UPDATE batches SET active_at = ? WHERE id = (SELECT batch_id FROM sources WHERE key = ?)",
         (time.time(), name.key),
     )
+
+
+def _interrupted(connection: sqlite3.Connection, name: _Name, attempts: int) -> None:
+    (state,) = connection.execute("SELECT state FROM sources WHERE key = ?", (name.key,)).fetchone()
+    if state in ("running", "working"):  # else who was cancelled did not hear of it any more
+        _ended(connection, name, "waiting", attempts, None)
 
 
 _IS_OLD = "active_at < CASE WHEN is_finished THEN ? ELSE ? END"

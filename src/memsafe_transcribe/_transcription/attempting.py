@@ -135,8 +135,9 @@ class Attempting:
                 try:
                     again = self.retry_failed or attempts > state.attempts  # known bad by its own failure
                     transcript = await self._transcribed(source, entry.leads_to, report, ask_anyway=again)
+                    transcript = await _noted(entry, transcript)
                     is_settled = True
-                    return Outcome(index, source, await _noted(entry, transcript), attempts=attempts)
+                    return Outcome(index, source, transcript, attempts=attempts)
                 except Exception as error:
                     verdict = verdict_on(error)
                     if verdict == "later":
