@@ -73,6 +73,13 @@ def long(session: nox.Session) -> None:
 
 
 @nox.session
+def simulation(session: nox.Session) -> None:
+    """100 000 schedules of the admission, and of batches with their store; MEMSAFE_PROOF_DIR gets the figures."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", *ALONE, *(session.posargs or ("tests/simulation",)), env={"MEMSAFE_TEST_PROFILE": "long"})
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """New mutants of real media files through the decoding process, for MEMSAFE_FUZZ_SECONDS (ten minutes)."""
     session.install("-e", ".[dev]")
