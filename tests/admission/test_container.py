@@ -9,6 +9,8 @@ import anyio.lowlevel
 import pytest
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._admission.claims import Claim
+from memsafe_transcribe.testing import FakeGuard
 
 from . import members
 from .members import SECONDS, Family, Member, until
@@ -313,3 +315,28 @@ def test_tasks_and_other_processes_share_turns(family: Family, backend: str) -> 
     anyio.run(main, backend=backend)
     assert order == [0, 1, 2]
     assert os.listdir(family.folder) != []
+
+
+class _Told:
+    def wake(self) -> bool:
+        return True
+
+
+def test_who_waits_looks_less_often_the_longer_nothing_changes() -> None:
+    """Down to every 50 ms, in how many processes others wait; that those look, too, is no change."""
+    holder, first, second = (
+        mt.AdmissionController(guard=FakeGuard(limit_bytes=1000), max_concurrent=1)._keeper  # noqa: SLF001
+        for _ in range(3)
+    )
+    held, claims = Claim(1), [(first, Claim(1)), (second, Claim(1))]
+    assert holder.take(held)
+    for keeper, claim in claims:
+        keeper.enqueue(claim, _Told())
+    looks = [[keeper.look(claim) for keeper, claim in claims] for _ in range(12)]
+    assert looks[-1] == [0.05, 0.05], looks
+    holder.close(held)
+    assert first.look(claims[0][1]) is None
+    for keeper, claim in claims:
+        keeper.close(claim)
+    for keeper in (holder, first, second):
+        keeper.scope.leave()

@@ -68,7 +68,8 @@ def test_a_head_is_read_as_it_was_written(
     data = file(3, record(polled_ns=NOW - table.STALE_NS // 2, head=table.pack_head(claim, lane or 0, limit)))
     [head] = table.read(data, None, {lane: "scheduler"} if is_known and lane else {}, NOW).others.heads
     name = None if lane is None else "scheduler" if is_known else f"#{lane:x}"
-    assert head == Head(0, need_bytes, slot, order, passes, name, limit, serial, polled_seconds=9.5)
+    assert head == Head(0, need_bytes, slot, order, passes, name, limit, serial)
+    assert head.polled_seconds == 9.5
 
 
 @given(st.lists(st.tuples(words, st.none() | st.integers(1, 10**9)), max_size=5))

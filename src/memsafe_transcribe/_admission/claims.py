@@ -86,7 +86,9 @@ class Head:
     lane: str | None = None
     lane_limit: int = 0
     serial: int = 0
-    polled_seconds: float = 0.0  # when that member last looked whether it is its turn
+    # When that member last looked whether it is its turn. That it did is no change for others, who look the less often,
+    # the longer nothing changes.
+    polled_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ class BatchTranscriber:
                 iteration, after the outcomes of what was in work.
             TranscriberFailedError: from the iteration, likewise: the engine's quota is used up, and every other source
                 would meet the same. A later run goes on.
-            AdmissionError: there is no room for what the engine keeps in memory while it is open, or the process drains.
+            AdmissionError: what the engine keeps in memory found no room, or the process drains; from the beginning.
             Exception: what `sources` or `on_progress` raises, likewise.
             ValueError: the engine does not know the language.
             TypeError: `sources` is one source.
