@@ -1,6 +1,6 @@
 """Schedules by hand; the kinds are queue, members and batch.
 
-`python -m tests.simulation KIND SEED` shows what happens in one, and `... KIND FIRST COUNT` runs many and says how fast.
+`python -m tests.simulation KIND SEED` shows what happens in one. `... KIND FIRST COUNT` runs many, and says how fast.
 `... breaks` says which schedule is the first to find each thing that is broken on purpose.
 """
 

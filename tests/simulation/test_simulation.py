@@ -24,6 +24,7 @@ COUNTS: dict[Kind, int] = (
 # Every schedule that once found a defect, and what that was. A seed means another schedule once its generator is
 # changed: so each defect has a test of its own besides.
 FOUND: tuple[tuple[Kind, int, str], ...] = (
+    ("members", 4, "processes that waited together looked at the ledger every 3 ms for as long as they waited"),
     ("batch", 414, "a source that was cancelled just when it was done counted as one at which a process had died"),
 )
 
