@@ -68,6 +68,7 @@ BREAKS = (
         "Keeper.close",
         "if self._dropped or self._waiters:",
         "if self._dropped:",
+        seed=2,
     ),
     Break(
         "a new head is not told that it is to look",
@@ -76,9 +77,12 @@ BREAKS = (
         "Keeper._renew_head",
         "if is_new else None",
         "if False else None",
+        seed=28,
     ),
-    Break("the head does not look", "queue", keeper, "Keeper.look", "if claim is self._head:", "if False:"),
-    Break("who waits does not hear of the drain", "queue", keeper, "Keeper.drain", "self._waiters.values()", "()"),
+    Break("the head does not look", "queue", keeper, "Keeper.look", "if claim is self._head:", "if False:", seed=69),
+    Break(
+        "who waits does not hear of the drain", "queue", keeper, "Keeper.drain", "self._waiters.values()", "()", seed=78
+    ),
     Break(
         "who is cancelled while it waits keeps its place",
         "queue",
@@ -86,6 +90,7 @@ BREAKS = (
         "Reserving.__aenter__",
         "except BaseException:",
         "except Exception:",
+        seed=2,
     ),
     Break(
         "to release twice gives back twice",
@@ -97,10 +102,20 @@ BREAKS = (
     ),
     Break("a lane's slot is not given back", "queue", ledger, "Ledger._take_back", ".taken -= 1", ".taken -= 0"),
     Break("a lane's slot is not counted", "queue", ledger, "Ledger._grant", ".taken += 1", ".taken += 0"),
-    Break("a lane has one slot more", "queue", ledger, "Ledger._lane_is_open", "< lane.limit", "<= lane.limit"),
-    Break("what is promised is forgotten", "queue", ledger, "Ledger._fits", "self.unused_bytes + others", "others"),
     Break(
-        "a large one is passed for ever", "queue", ledger, "Ledger.grant_next", "claim.passes >= MAX_PASSES", "False"
+        "a lane has one slot more", "queue", ledger, "Ledger._lane_is_open", "< lane.limit", "<= lane.limit", seed=81
+    ),
+    Break(
+        "what is promised is forgotten", "queue", ledger, "Ledger._fits", "self.unused_bytes + others", "others", seed=1
+    ),
+    Break(
+        "a large one is passed for ever",
+        "queue",
+        ledger,
+        "Ledger.grant_next",
+        "claim.passes >= MAX_PASSES",
+        "False",
+        seed=325,
     ),
     Break(
         "a newcomer goes before who waits",
@@ -109,6 +124,7 @@ BREAKS = (
         "Ledger.take",
         "self._anybody_could_go(others)",
         "False",
+        seed=2,
     ),
     Break(
         "who holds memory only is not charged",
@@ -117,6 +133,7 @@ BREAKS = (
         "Ledger._grant",
         "self.unused_bytes += claim.need_bytes",
         "self.unused_bytes += claim.need_bytes * claim.takes_slot",
+        seed=1,
     ),
     Break(
         "the slots of others do not count",
@@ -134,6 +151,7 @@ BREAKS = (
         "SharedLedger._clear_the_dead",
         "if not _is_leased",
         "if False and not _is_leased",
+        seed=5,
     ),
     Break(
         "what is given back is not said", "members", shared, "SharedLedger.publish", "if self._is_open():", "if False:"
@@ -145,6 +163,7 @@ BREAKS = (
         "Job.keep",
         '"INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?)"',
         '"INSERT INTO chunks SELECT ?, ?, ?, ?, ?, ? WHERE false"',
+        seed=1,
     ),
     Break(
         "what is stored is asked for again",
@@ -153,8 +172,17 @@ BREAKS = (
         "Recorded.__init__",
         "job.state.plan is not None",
         "False",
+        seed=20,
     ),
-    Break("an attempt counts twice", "batch", attempting, "Attempting._attempted", "attempts += 1", "attempts += 2"),
+    Break(
+        "an attempt counts twice",
+        "batch",
+        attempting,
+        "Attempting._attempted",
+        "attempts += 1",
+        "attempts += 2",
+        seed=1,
+    ),
     Break(
         "an attempt is not stored",
         "batch",
@@ -162,6 +190,7 @@ BREAKS = (
         "_ended",
         '"UPDATE sources SET state = ?, attempts = ?,',
         '"UPDATE sources SET state = ?, attempts = 0 * ?,',
+        seed=22,
     ),
     Break(
         "two processes work at one job",
@@ -170,6 +199,7 @@ BREAKS = (
         "Lock.try_set",
         "fcntl.F_RDLCK if shared else fcntl.F_WRLCK",
         "fcntl.F_RDLCK",
+        seed=13,
     ),
     Break(
         "a finished source is not said to be done",
@@ -181,7 +211,13 @@ BREAKS = (
     ),
     Break("a batch hears of no outcome", "batch", batch, "Outcomes._tell", "self._changed.set()", "pass"),
     Break(
-        "a chunk's slot is dropped instead of given back", "batch", job, "RunningJob.end", ".pop().release()", ".pop()"
+        "a chunk's slot is dropped instead of given back",
+        "batch",
+        job,
+        "RunningJob.end",
+        ".pop().release()",
+        ".pop()",
+        seed=1,
     ),
     Break(
         "a chunk begins without a slot",
@@ -190,6 +226,7 @@ BREAKS = (
         "RunningJob.try_begin",
         "self._running > len(self._extra_slots)",
         "False",
+        seed=4,
     ),
     Break("a chunk that is done is not said to be", "batch", stream, "SegmentStream._work", "self._job.end()", "pass"),
     Break("a lock outlives its job", "batch", jobs, "Jobs.working_on", "lock.release()", "pass"),
