@@ -64,7 +64,6 @@ _DAILY = re.compile(r"per.?day|daily|credits? .{0,20}depleted", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"payload size exceeds|request .{0,20}too large", re.IGNORECASE)
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds)?")
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*(.*?)\s*(?:```\s*)?\Z", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +118,9 @@ def result_of(reply: Reply, duration_seconds: float) -> ChunkResult:
 
 
 def _parsed(text: str, duration_seconds: float) -> ChunkResult:
-    if fence := _FENCE.match(text) if text.lstrip().startswith("```") else None:
-        text = fence[1]
+    text = _unfenced(text)
     answer = _document(text)
-    if answer is None and text.lstrip()[:1] in ("{", "["):
+    if answer is None and text[:1] in ("{", "["):
         raise ChunkTooLargeError("Gemini's answer is JSON that breaks off")
     if answer is None:
         raise TranscriberError("Gemini's answer is not the JSON that it was asked for")
@@ -139,6 +137,14 @@ def _parsed(text: str, duration_seconds: float) -> ChunkResult:
         return ChunkResult(text=" ".join(each for each, _ in heard), language=_code(language))
     segments = tuple(Segment(each, *span) for each, span in heard if span is not None)
     return ChunkResult(segments=segments, language=_code(language))
+
+
+def _unfenced(text: str) -> str:
+    """Without the fence that some models put around it, as in a chat; some write blanks without end before that."""
+    text = text.strip()
+    if not text.startswith("```"):
+        return text
+    return text.removeprefix("```").removeprefix("json").removesuffix("```").strip()
 
 
 def _code(language: object) -> str | None:
