@@ -51,7 +51,7 @@ def test_milliseconds_are_seen_as_such() -> None:
     assert heard((0, 500_000)) == [(0.0, 500_000.0)]
 
 
-@pytest.mark.parametrize("time", [None, "soon", True, [1], float("nan"), float("inf"), 10**400, ""])
+@pytest.mark.parametrize("time", [None, "soon", True, [1], float("nan"), float("inf"), 10**400, "", "9" * 400 + ":00", f"{'9' * 5000}:00:00"])
 def test_a_time_that_is_none_leaves_the_text(time: Any) -> None:
     """All of it, in order, without times."""
     items = [{"text": "One.", "start": 0, "end": 1}, {"text": " Two. ", "start": time, "end": 2}, {"text": "  "}]
@@ -156,6 +156,16 @@ def test_no_key_and_no_page_of_text_in_a_message() -> None:
     assert len(str(failure)) < 500
     assert isinstance(failure, mt.TranscriberUnavailableError)
     assert failure.retry_after_seconds == 5.0
+
+
+@pytest.mark.parametrize("delay", ["9" * 400 + "s", "1e9s", "-1s", "soon", 5, None])
+def test_a_delay_that_is_none_is_not_waited_for(delay: Any) -> None:
+    """What the header asks for is."""
+    detail = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": delay}
+    body = json.dumps({"error": {"details": [detail]}}).encode()
+    failure = failure_of(503, "7", body, NOW)
+    assert isinstance(failure, mt.TranscriberUnavailableError)
+    assert failure.retry_after_seconds == 7.0
 
 
 def test_a_message_of_many_urls_takes_no_time() -> None:

@@ -58,11 +58,11 @@ _SCHEMA: dict[str, Any] = {
 _LONGEST_MESSAGE = 400
 _GOOGLE_KEY = re.compile(r"AIza[0-9A-Za-z_-]{10,}")
 _URL = re.compile(r"https?://[^\s\"'<>]*")
-_PROTO_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
+_PROTO_DURATION = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,9})?)s")  # as protobuf writes it: ten thousand years at most
 _NUMBER_OF_SECONDS = re.compile(r"[0-9]{1,9}")
 _DAILY = re.compile(r"per.?day|daily|credits? .{0,20}depleted", re.IGNORECASE)
 _TOO_LARGE = re.compile(r"payload size exceeds|request .{0,20}too large", re.IGNORECASE)
-_CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
+_CLOCK = re.compile(r"(?:(\d{1,9}):)?(\d{1,9}):(\d{1,9}(?:[.,]\d+)?)")  # of more digits int() may make no number
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|seconds)?")
 
 
