@@ -10,7 +10,7 @@ from memsafe_transcribe._transcription.scripts import join_text
 from memsafe_transcribe._transcription.stitching import ChunkSpan, Stitcher
 
 CHUNK = ChunkSpan(60.0, 90.0, 60.0, 90.0)
-TIMES = st.floats(-1e3, 1e3) | st.sampled_from([float("nan"), float("inf"), float("-inf")])
+TIMES = st.floats(-1e3, 1e3) | st.sampled_from([float("nan"), float("inf"), float("-inf"), 10**400, -(10**400)])
 WORDS = st.lists(st.builds(mt.Word, st.text(st.characters(categories=["L"]), min_size=1, max_size=30), TIMES, TIMES))
 
 
@@ -48,6 +48,16 @@ def test_possible_times_are_only_moved_to_the_whole(cuts: list[int]) -> None:
     for before, after in zip(words, placed, strict=True):
         assert abs(after.start_seconds - before.start_seconds - 60.0) < 1e-9
         assert abs(after.end_seconds - before.end_seconds - 60.0) < 1e-9
+
+
+def test_a_time_beyond_all_floats_is_moved_like_any_other() -> None:
+    """JSON has integers of any length, and an engine may hand them on."""
+    words = (mt.Word("a", -(10**400), 1.0), mt.Word("b", 2.0, 10**400))
+    heard = [word for segment in place(CHUNK, mt.ChunkResult(words=words)) for word in segment.words]
+    assert [(word.start_seconds, word.end_seconds, word.trusted) for word in heard] == [
+        (60.0, 61.0, False),
+        (62.0, 90.0, False),
+    ]
 
 
 def test_impossible_times_are_marked() -> None:

@@ -108,10 +108,11 @@ class _Clock:
 
     def place(self, item: Word | Segment, *, is_piece: bool) -> tuple[float, float, bool]:
         """(start, end, whether they can be trusted, having been left as they were)."""
-        start = self._nearest(item.start_seconds + self._offset, self._latest)
-        end = self._nearest(item.end_seconds + self._offset, start)
+        wanted = _float(item.start_seconds) + self._offset, _float(item.end_seconds) + self._offset
+        start = self._nearest(wanted[0], self._latest)
+        end = self._nearest(wanted[1], start)
         self._latest = start
-        moved = max(abs(item.start_seconds + self._offset - start), abs(item.end_seconds + self._offset - end))
+        moved = max(abs(wanted[0] - start), abs(wanted[1] - end))
         self.impossible += is_piece and not (item.trusted and moved <= _SLIP_SECONDS)  # not a number is neither
         return start, end, item.trusted and moved <= _ROUNDING_SECONDS
 
@@ -119,6 +120,14 @@ class _Clock:
         if math.isnan(wanted_seconds):
             return earliest_seconds
         return min(max(wanted_seconds, earliest_seconds), self._end)
+
+
+def _float(seconds: float) -> float:
+    """JSON has integers of any length."""
+    try:
+        return float(seconds)
+    except OverflowError:
+        return math.inf if seconds > 0 else -math.inf
 
 
 def _placed_words(words: Iterable[Word], clock: _Clock) -> Iterator[Word]:
