@@ -88,9 +88,19 @@ def test_whole_seconds_are_the_same_however_they_are_written() -> None:
     assert job_key(**{**KEY, "chunk_seconds": 60}) == job_key(**{**KEY, "chunk_seconds": 60.0})
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"[1,2]", b"\xff", b'["a",null,[[1]],[],null]', b"[[[[" * 10_000])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"[1,2]", b"\xff", b'["a",null,[[1]],[],null]', b'["a",null,[],[],5]', b"[[[[" * 10_000])
 def test_what_is_no_record_is_a_damaged_store(data: bytes) -> None:
     """It is told as such, whatever the bytes are."""
     with pytest.raises(StoreError, match="cannot be read") as caught:
         unpacked(SPAN, data)
+    assert caught.value.reason == "corrupt"
+
+
+@pytest.mark.parametrize(
+    "data", ["", "5", "[5]", "[[1, 2]]", '[["a", 2, "x"]]', "[[1, 2, 5]]", f'[[1, 1{"0" * 400}, "x"]]', "[" * 10_000]
+)
+def test_what_are_no_gaps_is_a_damaged_store(data: str) -> None:
+    """So it is for the gaps of a job."""
+    with pytest.raises(StoreError, match="gaps cannot be read") as caught:
+        unpacked_gaps(data)
     assert caught.value.reason == "corrupt"

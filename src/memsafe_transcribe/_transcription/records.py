@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .._audio.chunker import Span
@@ -49,10 +50,8 @@ def unpacked(span: Span, data: bytes) -> Answer:
     Raises:
         StoreError: they were none.
     """
-    try:
+    with _readable("a chunk"):
         return _unpacked(span, data)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise StoreError(f"what is stored of a chunk cannot be read: {error}", path="", reason="corrupt") from error
 
 
 def _unpacked(span: Span, data: bytes) -> Answer:
@@ -66,7 +65,7 @@ def _unpacked(span: Span, data: bytes) -> Answer:
             for text, start, end, trusted, words, unsure in segments
         ),
     )
-    return Answer(span, result, suspicion)
+    return Answer(span, result, None if suspicion is None else _text(suspicion))
 
 
 def packed_gaps(gaps: Iterable[Gap]) -> str:
@@ -75,8 +74,27 @@ def packed_gaps(gaps: Iterable[Gap]) -> str:
 
 
 def unpacked_gaps(data: str) -> tuple[Gap, ...]:
-    """The gaps that this text was."""
-    return tuple(Gap(*each) for each in json.loads(data))
+    """The gaps that this text was.
+
+    Raises:
+        StoreError: it was none.
+    """
+    with _readable("a job's gaps"):
+        return tuple(Gap(float(start), float(end), _text(reason)) for start, end, reason in json.loads(data))
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise StoreError(f"what is stored of {what} cannot be read: {error}", path="", reason="corrupt") from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _dumped(value: object) -> bytes:
