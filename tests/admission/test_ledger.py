@@ -467,6 +467,15 @@ def test_memory_without_a_slot_is_charged_but_runs_nothing() -> None:
     assert all_granted(ledger, 1000) == [next_job]
 
 
+def test_a_promise_can_be_given_back_whole_while_it_is_held() -> None:
+    """All that is left of it, and not a byte more; its slot stays taken."""
+    ledger, job = Ledger(1), new_claim(100)
+    assert ledger.take(job, room(100))
+    assert not ledger.shrink(job, 101)
+    assert ledger.shrink(job, 100)
+    assert (ledger.reserved_bytes, ledger.slots_taken, job.need_bytes) == (0, 1, 0)
+
+
 def test_parts_come_out_of_their_parent() -> None:
     """Carving promises nothing new; a part gives back to its parent, and is void when that is closed."""
     ledger, job = Ledger(1), new_claim(100)
@@ -640,15 +649,15 @@ def test_a_head_that_waits_for_a_slot_is_no_obstacle(head: Head, others: Others)
     assert head.passes == 0
 
 
-@pytest.mark.parametrize("lane", [None, "b", "#1"])
-def test_a_head_with_a_slot_to_have_is_waited_for(lane: str | None) -> None:
+@pytest.mark.parametrize(("lane", "limit"), [(None, 0), ("b", 2), ("#1", 1)])
+def test_a_head_with_a_slot_to_have_is_waited_for(lane: str | None, limit: int) -> None:
     """Also where it needs none, or where its lane is known here by number only."""
     ledger, holder, own = Ledger(4), new_claim(1, lane="b"), new_claim(1)
     ledger.set_lane("b", 5)
     assert ledger.take(holder, room(100))
     waiting(ledger, own)
     for takes_slot in True, False:
-        head = Head(1, 10, takes_slot, -1.0, 0, lane, 2)
+        head = Head(1, 10, takes_slot, -1.0, 0, lane, limit)
         assert ledger.grant_next(room(100), Others(heads=(head,))) is None
 
 

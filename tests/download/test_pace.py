@@ -49,6 +49,14 @@ def enough(each: int) -> int:
     return -(-each * RATE // TICKS)
 
 
+def test_a_window_begins_with_nothing() -> None:
+    """One that was just fast enough is no credit to the next."""
+    pace = paced()
+    pace.note(RATE * WINDOW, WINDOW)
+    with pytest.raises(mt.DownloadTimeoutError, match=f"only {RATE * WINDOW - 1} bytes in"):
+        pace.note(RATE * WINDOW - 1, WINDOW)
+
+
 @given(st.lists(st.tuples(ticks, st.integers(0, 3) | st.integers(0, 10**7))))
 def test_at_the_limit_or_above_nothing_is_too_slow(pattern: Readings) -> None:
     """In large pieces after long silences or in small ones, by a hair or by far."""

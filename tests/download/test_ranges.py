@@ -1,6 +1,7 @@
 """When a body that broke off may be continued. A small server, honest or not, stands for all of them."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -309,9 +310,15 @@ def test_any_answer_to_a_range_gets_a_verdict(
 
 
 @pytest.mark.parametrize("text", [OLD, "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"])
-def test_the_three_forms_of_a_date_are_one_moment(text: str) -> None:
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+def test_the_three_forms_of_a_date_are_one_moment(monkeypatch: pytest.MonkeyPatch, zone: str, text: str) -> None:
     """In UTC, also the one that does not say so, and whatever the machine's own time zone is."""
-    assert date_seconds(text) == 784_111_777
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", zone)
+        time.tzset()
+        found = date_seconds(text), date_seconds(text.replace("GMT", "-0000"))
+    time.tzset()
+    assert found == (784_111_777, 784_111_777)
 
 
 @given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31)))

@@ -16,6 +16,7 @@ from memsafe_transcribe._memory.pressure import (
     Events,
     LevelState,
     MemoryLevel,
+    MemoryRoom,
     Term,
     Thresholds,
 )
@@ -265,6 +266,19 @@ def test_without_a_rate_the_next_look_comes_soon_and_new_limits_have_none() -> N
     now = (term(LIMIT, 100 * MiB),)
     assert pressure.poll_seconds(now, now, 0.0, DEFAULT) == MIN_POLL_SECONDS
     assert pressure.poll_seconds((), now, 1.0, DEFAULT) == MAX_POLL_SECONDS
+
+
+def test_the_last_byte_before_a_level_counts_like_any_other() -> None:
+    """Also where memory fills by one byte in a while."""
+    start = 300 * MiB
+    before, now = (term(LIMIT, start - 2),), (term(LIMIT, start - 1),)
+    assert pressure.poll_seconds(before, now, 0.5, DEFAULT) == 0.25
+
+
+def test_each_of_several_has_its_part_of_the_room() -> None:
+    """Of all figures, rounded down; the limit stays what it is."""
+    whole = MemoryRoom(101, 201, 301, term(LIMIT, 0), largest_new_work_bytes=401)
+    assert whole.part(2) == MemoryRoom(50, 100, 150, term(LIMIT, 0), largest_new_work_bytes=200)
 
 
 def test_the_fullest_limit_sets_the_pace() -> None:
