@@ -111,6 +111,26 @@ def test_a_damaged_file_is_said_to_be_damaged(run: Run, path: Path, harm: str) -
     assert ".recover" in str(error)
 
 
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "DELETE FROM settings",
+        "UPDATE settings SET value = 5e300",
+        "UPDATE settings SET value = 'a text'",
+        "UPDATE failed_urls SET reason = 5",
+        "UPDATE failed_urls SET reason = 'a text that is longer than a nonce'",
+    ],
+)
+def test_rows_that_are_not_as_they_were_written_are_damage(run: Run, path: Path, harm: str) -> None:
+    """SQLite reads them all the same; the library says the same of them as of a page that cannot be read."""
+    run(remember, path)
+    with raw(path) as connection:
+        connection.execute(harm)
+    with pytest.raises(mt.StoreError, match="damaged") as caught:
+        run(find, path)
+    assert (caught.value.path, caught.value.reason) == (str(path), "corrupt")
+
+
 def test_a_missing_folder_is_refused(run: Run, tmp_path: Path) -> None:
     """It is not made: it may be a disk that is not mounted."""
     error = refusal(run, tmp_path / "missing" / "jobs.sqlite")

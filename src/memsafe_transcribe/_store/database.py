@@ -41,6 +41,8 @@ _REASONS = {
     sqlite3.SQLITE_PERM: ("refused", "it may not be opened"),
     sqlite3.SQLITE_CANTOPEN: ("refused", "it cannot be opened"),
 }
+# What comes of reading a row that is missing, or of other types: SQLite does not notice a byte that has changed.
+_NOT_AS_WRITTEN = (TypeError, ValueError, OverflowError)
 _databases: "weakref.WeakSet[Database]" = weakref.WeakSet()
 _forking = threading.Lock()
 _locked_by_fork: "list[Database]" = []
@@ -147,7 +149,7 @@ class Database:
                     self._roll_back(connection)
                     raise
                 return result
-            except sqlite3.Error as error:
+            except (sqlite3.Error, *_NOT_AS_WRITTEN) as error:
                 raise self._store_error(error) from error
 
     def _settle(self) -> int:
@@ -177,8 +179,7 @@ class Database:
             pass
         except OSError as error:
             reason = "full" if error.errno in _FULL else "refused"
-            why = f"{self.path}: it cannot be made: {error.strerror}"
-            raise StoreError(why, path=str(self.path), reason=reason) from error
+            raise self._error(reason, f"it cannot be made: {error.strerror}") from error
         connection = sqlite3.connect(
             self.path, timeout=self._busy_timeout_seconds, isolation_level=None, check_same_thread=False
         )
@@ -236,15 +237,14 @@ class Database:
             " FROM pragma_user_version, pragma_application_id"
         ).fetchone()
         if tables and owner != APPLICATION_ID:
-            raise self._version_error("it is a database of another program")
+            raise self._error("version", "it is a database of another program")
         if version > VERSION:
-            raise self._version_error(
-                f"its tables are of version {version}, and this release knows {VERSION}: update memsafe-transcribe"
-            )
+            known = f"and this release knows {VERSION}: update memsafe-transcribe"
+            raise self._error("version", f"its tables are of version {version}, {known}")
         return int(version)
 
-    def _version_error(self, why: str) -> StoreError:
-        return StoreError(f"{self.path}: {why}", path=str(self.path), reason="version")
+    def _error(self, reason: str, why: str) -> StoreError:
+        return StoreError(f"{self.path}: {why}", path=str(self.path), reason=reason)
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         """End the transaction, whatever state it is in; a connection that cannot is given up."""
@@ -285,10 +285,12 @@ class Database:
         """In a child: those are its parent's."""
         self._users.clear()
 
-    def _store_error(self, error: sqlite3.Error) -> StoreError:
+    def _store_error(self, error: Exception) -> StoreError:
+        if not isinstance(error, sqlite3.Error):
+            return self._error("corrupt", f"it is damaged: what is in it is not what was written: {error}")
         reason, why = _REASONS.get(_code(error), ("failed", str(error)))
         name = getattr(error, "sqlite_errorname", type(error).__name__)
-        return StoreError(f"{self.path}: {why} ({name})", path=str(self.path), reason=reason)
+        return self._error(reason, f"{why} ({name})")
 
 
 def _code(error: sqlite3.Error) -> int:
