@@ -12,17 +12,11 @@ nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["tests", "coverage"]
 
 SOURCE = Path("src/memsafe_transcribe")
+PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Files that decide without a clock and without I/O, so that no line and no branch of them need go untested.
-PURE = (
-    "_memory/pressure.py",
-    *(f"_admission/{name}.py" for name in ("claims", "ledger", "estimates", "queueing", "table")),
-    *(f"_download/{name}.py" for name in ("addresses", "pace", "policy", "ranges", "retries")),
-    *(f"_audio/{name}.py" for name in ("boxes", "chunker", "encoding", "mp4", "sniff")),
-    *(f"_transcription/{name}.py" for name in ("placing", "planning", "scripts", "seams", "stitching", "transcript")),
-    "_worker/frames.py",
-)
+PURE = tuple(PYPROJECT["tool"]["mutmut"]["only_mutate"])
 DOWNLOAD_RULES = tuple(f"tests/download/test_{name}.py" for name in ("pace", "policy", "ranges", "retries"))
-AUDIO_RULES = tuple(f"tests/audio/test_{name}.py" for name in ("chunker", "mp4", "pure"))
+AUDIO_RULES = tuple(f"tests/audio/test_{name}.py" for name in ("chunker", "mp4", "pure", "voicing", "words"))
 TRANSCRIPTION_RULES = tuple(
     f"tests/transcription/test_{name}.py"
     for name in ("formats", "oracle", "planning", "scripts", "stitching", "transcript")
@@ -35,6 +29,10 @@ LONG = (
     *AUDIO_RULES,
     *TRANSCRIPTION_RULES,
     "tests/worker/test_frames.py",
+    "tests/store/test_database.py",
+    "tests/store/test_records.py",
+    "tests/transcribers/test_gemini_answers.py",
+    "tests/fuzz",
 )
 STORE = tuple(f"tests/store/test_store_{name}.py" for name in ("kill", "faults", "machine"))
 # What needs Ray, half a gigabyte of it, and starts a cluster: only where it is asked for.
@@ -81,16 +79,16 @@ def simulation(session: nox.Session) -> None:
 
 @nox.session
 def fuzz(session: nox.Session) -> None:
-    """New mutants of real media files through the decoding process, for MEMSAFE_FUZZ_SECONDS (ten minutes)."""
+    """Whatever strangers send, and mutants of real media files, each for MEMSAFE_FUZZ_SECONDS (ten minutes)."""
     session.install("-e", ".[dev]")
-    tests = session.posargs or ("tests/audio/test_fuzz.py",)
+    tests = session.posargs or ("tests/fuzz", "tests/audio/test_fuzz.py")
     session.run("pytest", *ALONE, *tests, env={"MEMSAFE_TEST_PROFILE": "long"})
 
 
 @nox.session
 def coverage(session: nox.Session) -> None:
     """Every line and every branch of the pure files, by the tests of memory, admission and the rules of all else."""
-    if absent := [name for name in PURE if not (SOURCE / name).is_file()]:
+    if absent := [name for name in PURE if not Path(name).is_file()]:
         session.error(f"not there to be measured: {', '.join(absent)}")
     session.install("-e", ".[dev]")
     data = {"COVERAGE_FILE": str(Path(session.virtualenv.location) / "coverage")}
@@ -106,8 +104,15 @@ def coverage(session: nox.Session) -> None:
         *(session.posargs or LONG),
         env=data,
     )
-    pure = ",".join(str(SOURCE / name) for name in PURE)
-    session.run("coverage", "report", f"--include={pure}", "--show-missing", "--fail-under=100", env=data)
+    session.run("coverage", "report", f"--include={','.join(PURE)}", "--show-missing", "--fail-under=100", env=data)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Each small change to the pure files is noticed by a test, or was looked at. It takes hours; it can be resumed."""
+    session.install("-e", ".[dev]", "mutmut==3.8.1")
+    session.run("mutmut", "run", *session.posargs, env={"MEMSAFE_TEST_PROFILE": "mutation"})
+    session.run("python", "-m", "tests.mutation")
 
 
 @nox.session
@@ -131,7 +136,7 @@ def ray(session: nox.Session, release: str) -> None:
 @nox.session(python="3.11")
 def lowest(session: nox.Session) -> None:
     """With the oldest release of each dependency, and of each engine's SDK, that pyproject.toml lets in."""
-    project = nox.project.load_toml("pyproject.toml")["project"]
+    project = PYPROJECT["project"]
     extras = (texts for name, texts in project["optional-dependencies"].items() if name not in ("dev", "docs"))
     oldest = Path(session.create_tmp()) / "oldest.txt"
     with oldest.open("w") as file:

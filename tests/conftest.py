@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import anyio
 import psutil
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import memsafe_transcribe as mt
 
 from .simulation.sessions import tally as simulated
-from .support import proof
+from .support import proof, targets
 from .support.fuzzing import tally_of_session
 from .support.server import Server
 from .support.steps import steps_run
@@ -27,6 +27,9 @@ Run = Callable[..., Any]
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True)
 settings.register_profile("long", deadline=None, print_blob=True, max_examples=1000, stateful_step_count=100)
+# A mutant is to be noticed, not to be understood: what fails is not made small.
+noticing = (Phase.explicit, Phase.generate)
+settings.register_profile("mutation", deadline=None, derandomize=True, database=None, phases=noticing)
 settings.load_profile(os.environ.get("MEMSAFE_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
 
 
@@ -41,9 +44,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many steps the state machines ran, how many schedules were simulated, and how many mutants were decoded:
-    the long profile has to do many.
-    """
+    """Say how many steps and schedules were run, and what was fuzzed how often: the long profile has to do much."""
     if steps_run:
         each = ", ".join(f"{name} {count:,}" for name, count in sorted(steps_run.items()))
         terminalreporter.write_line(f"steps of state machines: {steps_run.total():,} ({each})")
@@ -53,6 +54,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if tally_of_session.formats:
         for line in tally_of_session.lines():
             terminalreporter.write_line(line)
+    if targets.inputs_tried:
+        for line in targets.lines():
+            terminalreporter.write_line(line)
+    if targets.inputs_tried or tally_of_session.formats:
+        proof.keep("fuzz", {"inputs": dict(targets.inputs_tried), "media": tally_of_session.figures()})
 
 
 def open_descriptors() -> dict[int, str]:

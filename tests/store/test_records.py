@@ -88,7 +88,9 @@ def test_whole_seconds_are_the_same_however_they_are_written() -> None:
     assert job_key(**{**KEY, "chunk_seconds": 60}) == job_key(**{**KEY, "chunk_seconds": 60.0})
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"[1,2]", b"\xff", b'["a",null,[[1]],[],null]', b'["a",null,[],[],5]', b"[[[[" * 10_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b"[1,2]", b"\xff", b'["a",null,[[1]],[],null]', b'["a",null,[],[],5]', b"[[[[" * 10_000]
+)
 def test_what_is_no_record_is_a_damaged_store(data: bytes) -> None:
     """It is told as such, whatever the bytes are."""
     with pytest.raises(StoreError, match="cannot be read") as caught:

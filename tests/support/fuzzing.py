@@ -112,6 +112,11 @@ class Tally:
         self.endings[ending] += 1
         self.slowest = max(self.slowest, (seconds, f"{name}:{seed}"))
 
+    def figures(self) -> dict[str, object]:
+        """For programs."""
+        slowest = {"file": self.slowest[1], "seconds": round(self.slowest[0], 3)}
+        return {"formats": dict(self.formats), "endings": dict(self.endings), "slowest": slowest}
+
     def lines(self) -> Iterator[str]:
         """For people."""
         each = ", ".join(f"{name} {count:,}" for name, count in sorted(self.formats.items()))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
-from memsafe_transcribe.transcribers._gemini_answers import Reply, failure_of, redacted, result_of
+from memsafe_transcribe.transcribers._gemini_answers import Reply, failure_of, question, redacted, result_of, schema
 
 NOW = datetime(2026, 11, 26, 12, 0, tzinfo=UTC)
 JSON = st.recursive(
@@ -44,6 +44,54 @@ def test_times_as_models_write_them(times: tuple[Any, Any], expected: tuple[floa
     assert heard(times) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("reply", "kind", "said"),
+    [
+        (Reply(True, "{}", block_reason="SAFETY"), mt.TranscriberError, "Gemini blocked the chunk: SAFETY"),
+        (Reply(False), mt.TranscriberError, "Gemini answered without a candidate, and gave no reason"),
+        (Reply(True, "{", "MAX_TOKENS"), mt.ChunkTooLargeError, "Gemini's answer was cut off: MAX_TOKENS"),
+        (Reply(True, "[]", "RECITATION"), mt.TranscriberError, "before the end of its answer: RECITATION"),
+        (Reply(True, " \n", "STOP"), mt.TranscriberError, "Gemini's candidate has no text; finish reason STOP"),
+        (Reply(True, "Sorry.", "STOP"), mt.TranscriberError, "is not the JSON that it was asked for"),
+        (Reply(True, '[{"text"', "STOP"), mt.ChunkTooLargeError, "is JSON that breaks off"),
+        (Reply(True, ' {"segments"', "STOP"), mt.ChunkTooLargeError, "is JSON that breaks off"),
+        (Reply(True, "5", "STOP"), mt.TranscriberError, "but without a list of segments"),
+        (Reply(True, '{"segments": [5]}', "STOP"), mt.TranscriberError, "but without a list of segments"),
+        (Reply(True, '[{"start": 0}]', "STOP"), mt.TranscriberError, "has a segment without text"),
+    ],
+)
+def test_what_is_no_transcript_is_an_error(reply: Reply, kind: type[mt.TranscriberError], said: str) -> None:
+    """With what has to be done about it in its class, and the service's own word in its message."""
+    with pytest.raises(mt.TranscriberError) as caught:
+        result_of(reply, 60.0)
+    assert type(caught.value) is kind
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("finish_reason", [None, "STOP", "FINISH_REASON_UNSPECIFIED"])
+def test_an_answer_that_ended_is_a_result(finish_reason: str | None) -> None:
+    """However its end is named."""
+    assert result_of(Reply(True, "[]", finish_reason), 60.0) == mt.ChunkResult()
+
+
+def test_the_question_says_all_that_is_known() -> None:
+    """The length, the language and the prompt; what is not known is not spoken of."""
+    plain = question(12.34, mt.ChunkContext())
+    assert "12.3 seconds" in plain
+    assert "code" not in plain and "spelling" not in plain and "None" not in plain
+    told = question(12.34, mt.ChunkContext(language="pt-BR", prompt="Ana, Zé"))
+    assert told.startswith(plain)
+    assert "pt-BR" in told and "Ana, Zé" in told
+    assert question(12.34, mt.ChunkContext(prompt="")) == plain
+
+
+def test_each_has_a_schema_of_its_own() -> None:
+    """A client writes into what it is given."""
+    first = schema()
+    first["properties"].clear()
+    assert set(schema()["properties"]) == {"language", "segments"}
+
+
 def test_milliseconds_are_seen_as_such() -> None:
     """Where all of them together can be nothing else."""
     assert heard((0, 1500), (1500, 59_000)) == [(0.0, 1.5), (1.5, 59.0)]
@@ -51,7 +99,9 @@ def test_milliseconds_are_seen_as_such() -> None:
     assert heard((0, 500_000)) == [(0.0, 500_000.0)]
 
 
-@pytest.mark.parametrize("time", [None, "soon", True, [1], float("nan"), float("inf"), 10**400, "", "9" * 400 + ":00", f"{'9' * 5000}:00:00"])
+@pytest.mark.parametrize(
+    "time", [None, "soon", True, [1], float("nan"), float("inf"), 10**400, "", "9" * 400 + ":00", f"{'9' * 5000}:00:00"]
+)
 def test_a_time_that_is_none_leaves_the_text(time: Any) -> None:
     """All of it, in order, without times."""
     items = [{"text": "One.", "start": 0, "end": 1}, {"text": " Two. ", "start": time, "end": 2}, {"text": "  "}]
@@ -116,6 +166,13 @@ def test_whatever_error_comes(status: int, retry_after: str | None, body: bytes)
 def test_errors_of_another_shape(status: int, error: Any) -> None:
     """Are errors all the same."""
     assert str(status) in str(failure_of(status, None, json.dumps({"error": error}).encode(), NOW))
+
+
+def test_an_error_in_a_list_is_the_first_of_it() -> None:
+    """As streams are answered, and as some proxies always answer."""
+    body = json.dumps([{"error": {"message": "one"}}, {"error": {"message": "two"}}]).encode()
+    assert str(failure_of(400, None, body, NOW)) == "Gemini answered 400: one"
+    assert str(failure_of(400, None, b"[]", NOW)) == "Gemini answered 400: 2 bytes that are no error of its own"
 
 
 @pytest.mark.parametrize("violations", [5, [5], [{"quotaId": 5}], [{}]])
