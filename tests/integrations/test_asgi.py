@@ -1,5 +1,6 @@
 """The parts for FastAPI and Starlette, by the messages of ASGI alone: what is refused, streamed, and given up."""
 
+import dataclasses
 import io
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 import anyio
 import pytest
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -209,6 +211,140 @@ def test_of_a_burst_no_more_are_let_in_than_may_wait(run: Run) -> None:
     run(main)
 
 
+def test_who_has_a_slot_does_not_wait(run: Run) -> None:
+    """A request whose job runs takes no place of those that may wait."""
+
+    async def main() -> None:
+        admission, running, leave = alone(), anyio.Event(), anyio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async with admission.reserve(0):
+                running.set()
+                await leave.wait()
+            await Response()(scope, receive, send)
+
+        gate = AdmissionMiddleware(app, admission=admission, max_waiting=1)
+        first, second = Exchange(), Exchange()
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first.run, gate)
+            await running.wait()
+            leave.set()  # for the second, which is let in while the first is still inside
+            await second.run(gate)
+        assert (first.status, second.status) == (200, 200)
+
+    run(main)
+
+
+def test_the_refusal_of_one_too_many_has_its_figures(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many wait, and when a slot comes free by all that is known."""
+
+    async def main() -> Exchange:
+        admission, exchange = alone(max_concurrent=1), Exchange()
+        gate = AdmissionMiddleware(raising(KeyError()), admission=admission, max_waiting=1)
+
+        async def wait() -> None:
+            async with admission.reserve(0):
+                pass
+
+        held = admission.reserve_nowait(0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            while not admission.statistics().waiting:
+                await anyio.lowlevel.checkpoint()
+            now = admission.statistics()
+            monkeypatch.setattr(admission, "statistics", lambda: dataclasses.replace(now, retry_after_seconds=42))
+            await exchange.run(gate)
+            monkeypatch.undo()
+            held.release()
+        return exchange
+
+    answered = run(main)
+    assert (answered.status, answered.headers["retry-after"]) == (503, "42")
+    assert answered.json["message"].startswith("1 wait already (max_waiting)")
+    assert answered.json["retry_after_seconds"] == 42
+
+
+def test_what_runs_in_other_processes_is_waited_for_like_ones_own(run: Run) -> None:
+    """It will free memory, too; only where nothing runs at all, one job may go up to the ceiling."""
+
+    async def main() -> None:
+        guard = FakeGuard(limit_bytes=100 * mt.MiB, used_bytes=10 * mt.MiB)
+        here, elsewhere = (mt.AdmissionController(guard=guard) for _ in range(2))
+        with elsewhere.reserve_nowait(0):
+            guard.used_bytes = 70 * mt.MiB
+            exchange = Exchange()
+            await exchange.run(AdmissionMiddleware(raising(KeyError()), admission=here))
+            assert (exchange.status, exchange.json["error"]) == (503, "MemoryPressureError")
+        with pytest.raises(KeyError):
+            await Exchange().run(AdmissionMiddleware(raising(KeyError()), admission=here))
+
+    run(main)
+
+
+def test_a_web_socket_is_none_of_its_business(run: Run) -> None:
+    """Nor is the lifespan: they go through, even while the process drains, and so do their errors."""
+
+    async def main() -> None:
+        admission = alone()
+        admission.drain()
+
+        async def nothing(*_: Any) -> Any:
+            raise AssertionError
+
+        gate = AdmissionMiddleware(raising(mt.UnsupportedMediaError("text")), admission=admission)
+        for kind in ("websocket", "lifespan"):
+            with pytest.raises(mt.UnsupportedMediaError):
+                await gate({"type": kind}, nothing, nothing)
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_the_caller_says_reaches_the_engine(run: Run, is_stream: bool) -> None:
+    """Language, prompt, and, for a whole transcript, the time that is left."""
+
+    async def main() -> mt.ChunkContext:
+        admission, engine = alone(), FakeEngine()
+        transcriber = mt.ChunkedTranscriber(engine, admission=admission)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            said: dict[str, Any] = {"language": "pt", "prompt": "Ana"}
+            if is_stream:
+                await SegmentEvents(transcriber, io.BytesIO(sound(1.0)), **said)(scope, receive, send)
+                return
+            request = Request(scope, receive)
+            source = io.BytesIO(sound(1.0))
+            await transcribe_while_connected(request, transcriber, source, **said, deadline_seconds=WAIT_SECONDS)
+            await Response()(scope, receive, send)
+
+        await Exchange().run(app)
+        ((_, context),) = engine.calls
+        return context
+
+    context = run(main)
+    assert (context.language, context.prompt) == ("pt", "Ana")
+    if not is_stream:
+        assert context.deadline_seconds is not None and 0 < context.deadline_seconds <= WAIT_SECONDS
+
+
+@pytest.mark.parametrize("path", ["/whole", "/events"])
+def test_a_client_that_hangs_up_after_its_upload_is_missed(run: Run, path: str) -> None:
+    """When all of the body is in, nobody else reads on."""
+
+    async def main() -> None:
+        admission, engine, exchange = alone(), FakeEngine(), Exchange(path, [sound(3.0)])
+        engine.hold()
+        with anyio.fail_after(WAIT_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(exchange.run, service(mt.ChunkedTranscriber(engine, admission=admission), admission))
+                await engine.wait_for_calls(1)
+                exchange.hung_up.set()
+        assert (engine.active, admission.statistics().active) == (0, 0)
+        assert "event: done" not in exchange.text
+
+    run(main)
+
+
 @pytest.mark.parametrize("path", ["/whole", "/events"])
 def test_an_upload_comes_in_whole(run: Run, path: str) -> None:
     """Whoever waits for the client to hang up takes nothing of its body."""
@@ -280,6 +416,8 @@ def test_events_tell_all_there_is(run: Run) -> None:
 
     answered = run(main)
     assert answered.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert answered.headers["cache-control"] == "no-store"  # nor may a proxy hold events back
+    assert answered.headers["x-accel-buffering"] == "no"
     assert "content-length" not in answered.headers
     assert answered.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
     told = dict(answered.events)
@@ -287,6 +425,74 @@ def test_events_tell_all_there_is(run: Run) -> None:
     assert told["progress"] == {"phase": "transcribing", "done": 0.0, "total": 3.0}
     assert [word["start"] for word in told["segment"]["words"]] == [0.5]
     assert told["done"] == {"language": "en", "duration": 3.0, "status": "complete", "gaps": [], "suspects": []}
+
+
+def test_segments_are_numbered_and_what_was_to_follow_follows(run: Run) -> None:
+    """From 0, one by one; then the response's background task runs, as of any response of Starlette's."""
+    ran: list[str] = []
+
+    async def main() -> Exchange:
+        engine = FakeEngine(["one", "two", "three"], capabilities=mt.Capabilities(max_chunk_seconds=1.0))
+        events = SegmentEvents(mt.ChunkedTranscriber(engine, admission=alone()), io.BytesIO(sound(3.0)))
+        events.background = BackgroundTask(ran.append, "after")
+        exchange = Exchange()
+        await exchange.run(events)
+        return exchange
+
+    answered = run(main)
+    numbers = [event["id"] for name, event in answered.events if name == "segment"]
+    assert len(numbers) >= 2
+    assert numbers == list(range(len(numbers)))
+    assert ran == ["after"]
+
+
+def test_who_waits_hears_of_it_long_before_a_proxy_gives_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer begins after a second of silence; only from then on silence is as long as proxies bear it."""
+    monkeypatch.setattr(asgi, "_KEEP_ALIVE_SECONDS", 3600.0)
+    monkeypatch.setattr(asgi, "_REFUSED_WITHIN_SECONDS", 0.01)
+    monkeypatch.setattr(asgi, "_PROGRESS_SECONDS", 0.01)
+
+    async def main() -> Exchange:
+        admission, exchange = alone(max_concurrent=1), Exchange("/own/events")
+        held = admission.reserve_nowait(0)
+        with anyio.fail_after(WAIT_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                app = service(mt.ChunkedTranscriber(FakeEngine(), admission=admission), admission)
+                tasks.start_soon(exchange.run, app)
+                while not exchange.sent:
+                    await anyio.lowlevel.checkpoint()
+                held.release()
+        return exchange
+
+    assert run(main).events[-1][0] == "done"
+
+
+def test_two_tasks_never_send_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Progress and segments take turns, however long the server takes over a message."""
+    monkeypatch.setattr(asgi, "_KEEP_ALIVE_SECONDS", 0.0)
+    monkeypatch.setattr(asgi, "_REFUSED_WITHIN_SECONDS", 0.0)
+    monkeypatch.setattr(asgi, "_PROGRESS_SECONDS", 0.0)
+    sending = 0
+
+    async def main() -> None:
+        async def receive() -> Any:
+            await anyio.sleep_forever()
+
+        async def send(_: Any) -> None:
+            nonlocal sending
+            assert not sending
+            sending += 1
+            try:
+                for _ in range(20):
+                    await anyio.lowlevel.checkpoint()
+            finally:  # the task that tells of progress is given up at the end
+                sending -= 1
+
+        engine = FakeEngine(["one", "two", "three"], capabilities=mt.Capabilities(max_chunk_seconds=1.0))
+        events = SegmentEvents(mt.ChunkedTranscriber(engine, admission=alone()), io.BytesIO(sound(3.0)))
+        await events({"type": "http"}, receive, send)
+
+    run(main)
 
 
 def test_what_is_refused_at_once_has_a_status_of_its_own(run: Run) -> None:
@@ -425,3 +631,4 @@ def test_one_must_be_allowed_to_wait() -> None:
     """Else nothing would ever be let in."""
     with pytest.raises(ValueError, match="max_waiting"):
         AdmissionMiddleware(raising(KeyError()), max_waiting=0)
+    AdmissionMiddleware(raising(KeyError()), max_waiting=1)
