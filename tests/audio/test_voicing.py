@@ -43,6 +43,15 @@ def test_speech_is_clear_above_its_noise(floor: float) -> None:
     assert clear_seconds(levels) == pytest.approx(4.0, abs=0.05)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_ten_decibels_above_the_quietest_pause_are_clear(is_first: bool) -> None:
+    """Wherever that pause is; a hair less is not."""
+    pause, floor = seconds(1, NOISE), NOISE * 10
+    for level, clear in ((floor * 0.99, 0.0), (floor * 1.01, 1.0)):
+        sound = seconds(1, level)
+        assert clear_seconds(sound + pause if is_first else pause + sound) == clear
+
+
 def test_speech_that_noise_nearly_covers_is_not_clear() -> None:
     """Six decibels above it: nobody can tell it from a louder moment of the same noise."""
     assert clear_seconds(noise(3, SPEECH / 4) + noise(5, SPEECH)) == 0

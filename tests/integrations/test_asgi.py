@@ -5,7 +5,7 @@ import io
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,6 +75,7 @@ def service(transcriber: mt.ChunkedTranscriber, admission: mt.AdmissionControlle
 REFUSALS: list[tuple[Exception, int, str | None]] = [
     (mt.AdmissionRejectedError("full", need_bytes=1, waiting=9, retry_after_seconds=6.2), 503, "7"),
     (mt.DrainingError("ends", need_bytes=1, waiting=0, retry_after_seconds=5.0), 503, "5"),
+    (mt.DrainingError("at once", need_bytes=1, waiting=0, retry_after_seconds=0.0), 503, "1"),
     (mt.AdmissionTimeoutError("no turn", need_bytes=1, timeout_seconds=9.0), 503, "1"),
     (mt.MemoryPressureError("full", need_bytes=1, used_bytes=2, limit_bytes=2, binding="host"), 503, "1"),
     (mt.ReservationTooLargeError("never", need_bytes=9, limit_bytes=1, ceiling_bytes=1), 413, None),
@@ -95,13 +96,20 @@ OPERATORS: list[tuple[Exception, int, str | None]] = [
     (mt.TranscriberFailedError("secret", chunk_index=0, start_seconds=0.0, retryable=False), 502, None),
     (mt.TranscriberFailedError("secret", chunk_index=0, start_seconds=0.0, retryable=True), 503, "1"),
     (mt.StoreError("/secret: locked", path="/secret", reason="locked"), 503, "1"),
+    (mt.StoreError("/secret: busy", path="/secret", reason="busy"), 503, "1"),
     (TimeoutError("secret"), 504, None),
 ]
 
 
 @pytest.mark.parametrize(("error", "status", "retry_after"), REFUSALS + OPERATORS, ids=repr)
-def test_each_error_has_its_status(run: Run, error: Exception, status: int, retry_after: str | None) -> None:
-    """With its message; that of the operator's own affairs is not for clients. A 503 always says when to come back."""
+def test_each_error_has_its_status(
+    run: Run, caplog: pytest.LogCaptureFixture, error: Exception, status: int, retry_after: str | None
+) -> None:
+    """With its message; that of the operator's own affairs is a warning in the log, and not for clients.
+
+    A 503 always says when to come back, and never at once.
+    """
+    caplog.set_level("INFO", "memsafe_transcribe.asgi")
 
     async def main() -> Exchange:
         exchange = Exchange()
@@ -111,7 +119,10 @@ def test_each_error_has_its_status(run: Run, error: Exception, status: int, retr
     answered = run(main)
     assert (answered.status, answered.headers.get("retry-after")) == (status, retry_after)
     assert answered.json["error"] == type(error).__name__
-    if (error, status, retry_after) in OPERATORS:
+    is_operators = (error, status, retry_after) in OPERATORS
+    (level,) = {record.levelname for record in caplog.records if record.name == "memsafe_transcribe.asgi"}
+    assert level == ("WARNING" if is_operators else "INFO")
+    if is_operators:
         assert "secret" not in answered.text
     else:
         assert answered.json["message"] == str(error)
@@ -370,6 +381,33 @@ def test_an_upload_that_breaks_off_leaves_nothing(run: Run, path: str) -> None:
         admission, exchange = alone(), Exchange(path, [b"RIFF"], cuts_off=True)
         await exchange.run(service(mt.ChunkedTranscriber(FakeEngine(), admission=admission), admission))
         assert (exchange.sent, admission.statistics().active) == ([], 0)
+
+    run(main)
+
+
+def test_a_source_that_is_not_read_to_its_end_is_closed(run: Run) -> None:
+    """When the error comes, not when the garbage collector does."""
+    closed: list[str] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(1000)
+        finally:
+            await anyio.lowlevel.checkpoint()
+            closed.append("closed")
+
+    async def main() -> None:
+        downloader = mt.SafeDownloader(max_bytes=5000)
+        transcriber = mt.ChunkedTranscriber(FakeEngine(), admission=alone(), downloader=downloader)
+        source = endless()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            with pytest.raises(mt.DownloadTooLargeError):
+                await transcribe_while_connected(Request(scope, receive), transcriber, source)
+            assert closed == ["closed"]
+
+        await Exchange().run(app)
 
     run(main)
 

@@ -52,6 +52,25 @@ def test_what_is_no_number_is_still_none_of_the_same_kind() -> None:
     assert (found.words[1].start_seconds, found.words[1].end_seconds) == (-math.inf, math.inf)
 
 
+def test_what_is_stored_stays_readable_to_later_releases() -> None:
+    """Short, in UTF-8, with what is no character at all, too."""
+    words = (mt.Word("\ud800", 0.5, 1), mt.Word("\u00e9", 1.0, 1.5, trusted=False))
+    segment = mt.Segment("a b", 0.0, 1.5, words=words[1:], unsure_seam=True)
+    data = packed(mt.ChunkResult(text="\u00e9", words=words, segments=(segment,), language="fr"), "why")
+    word = b'["\xc3\xa9",1.0,1.5,false]'
+    told = (
+        b'"\xc3\xa9","fr",[["\xed\xa0\x80",0.5,1,true],',
+        word,
+        b'],[["a b",0.0,1.5,true,[',
+        word,
+        b'],true]],"why"',
+    )
+    assert data == b"[" + b"".join(told) + b"]"
+    answer = unpacked(SPAN, data)
+    assert isinstance(answer.result, mt.ChunkResult)
+    assert (answer.result.words, answer.suspicion) == (words, "why")
+
+
 KEY: dict[str, Any] = {
     "source_sha256": "0" * 64, "cache_key": "engine", "language": None, "prompt": None, "chunk_seconds": None
 }  # fmt: skip
@@ -93,7 +112,7 @@ def test_whole_seconds_are_the_same_however_they_are_written() -> None:
 )
 def test_what_is_no_record_is_a_damaged_store(data: bytes) -> None:
     """It is told as such, whatever the bytes are."""
-    with pytest.raises(StoreError, match="cannot be read") as caught:
+    with pytest.raises(StoreError, match=r"what is stored of a chunk cannot be read: .") as caught:
         unpacked(SPAN, data)
     assert caught.value.reason == "corrupt"
 

@@ -368,6 +368,11 @@ def test_of_several_texts_without_times_as_many_are_held_back_as_can_be_said() -
     chunk = " ".join(f"w{number}" for number in range(26)) + "\u4e2d"
     no_times = [("alpha beta", 500.0, 600.0), (chunk, 700.0, 800.0)]
     assert texts(segments_of(*no_times), mt.ChunkResult(text="\u6587")) == (["alpha beta"], [chunk, "(?) \u6587"])
+    before = ("one two", 400.0, 450.0)
+    assert texts(segments_of(before, *no_times), mt.ChunkResult(text="\u6587")) == (
+        ["one two", "alpha beta"],
+        [chunk, "(?) \u6587"],
+    )
     few = "w0 w1 w2"
     no_times = [("so " * 30, 500.0, 600.0), (few, 700.0, 800.0)]
     first, rest = texts(segments_of(*no_times), mt.ChunkResult(text="then"))
