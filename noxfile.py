@@ -32,7 +32,6 @@ LONG = (
     "tests/store/test_database.py",
     "tests/store/test_records.py",
     "tests/transcribers/test_gemini_answers.py",
-    "tests/fuzz",
 )
 STORE = tuple(f"tests/store/test_store_{name}.py" for name in ("kill", "faults", "machine"))
 # What needs Ray, half a gigabyte of it, and starts a cluster: only where it is asked for.
