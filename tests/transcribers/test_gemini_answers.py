@@ -215,6 +215,38 @@ def test_no_key_and_no_page_of_text_in_a_message() -> None:
     assert failure.retry_after_seconds == 5.0
 
 
+def quota(*violations: dict[str, str], kind: str = "type.googleapis.com/google.rpc.QuotaFailure") -> Any:
+    return {"@type": kind, "violations": list(violations)}
+
+
+@pytest.mark.parametrize(
+    ("details", "message", "is_for_long"),
+    [
+        ([quota({"quotaId": "RequestsPerDayPerProject"})], "slow down", True),
+        ([quota({"description": "Requests per day"})], "slow down", True),
+        ([quota({"quotaId": "RequestsPerMinute"}, {"quotaId": "RequestsPerDay"})], "slow down", True),
+        ([quota({"quotaId": "RequestsPerMinute"})], "so many per day are free", False),  # what is named counts
+        ([quota({"quotaId": "RequestsPerDay"}, kind="google.rpc.Help")], "slow down", False),
+        ([{"violations": [{"quotaId": "RequestsPerDay"}]}], "slow down", False),
+        ([], "the daily limit is reached", True),
+        ([], "slow down", False),
+    ],
+)
+def test_a_quota_of_the_day_is_not_waited_for(details: list[Any], message: str, is_for_long: bool) -> None:
+    """By what is named, or else by the message; one of the minute is."""
+    body = json.dumps({"error": {"message": message, "details": details}}).encode()
+    expected = mt.TranscriberQuotaError if is_for_long else mt.TranscriberUnavailableError
+    assert type(failure_of(429, None, body, NOW)) is expected
+
+
+def test_a_message_is_cut_at_a_fair_length() -> None:
+    """Not one that has just that; and of a URL nothing stays from its first question mark on, nor any form of a key."""
+    for length, shown in ((400, "m" * 400), (401, "m" * 400 + "...")):
+        assert str(redacted(mt.TranscriberError("m" * length), "key")) == shown
+    assert str(redacted(mt.TranscriberError("at http://h/a?b=c?d=e ."), "key")) == "at http://h/a ."
+    assert str(redacted(mt.TranscriberError("a/XX and a%2FXX"), "a/XX")) == "[key] and [key]"
+
+
 @pytest.mark.parametrize("delay", ["9" * 400 + "s", "1e9s", "-1s", "soon", 5, None])
 def test_a_delay_that_is_none_is_not_waited_for(delay: Any) -> None:
     """What the header asks for is."""
