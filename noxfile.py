@@ -31,6 +31,8 @@ LONG = (
     "tests/worker/test_frames.py",
     "tests/store/test_database.py",
     "tests/store/test_records.py",
+    "tests/timeline/test_picture.py",
+    "tests/timeline/test_run.py",
     "tests/transcribers/test_gemini_answers.py",
 )
 STORE = tuple(f"tests/store/test_store_{name}.py" for name in ("kill", "faults", "machine"))
