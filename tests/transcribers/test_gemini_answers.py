@@ -92,6 +92,37 @@ def test_each_has_a_schema_of_its_own() -> None:
     assert set(schema()["properties"]) == {"language", "segments"}
 
 
+def test_what_can_be_milliseconds() -> None:
+    """Beyond ten times the recording, within a second of it, and begun in order, though they may overlap."""
+    assert heard((0, 600)) == [(0.0, 600.0)]
+    assert heard((0, 601)) == [(0.0, 0.601)]
+    assert heard((0, 61_000)) == [(0.0, 61.0)]
+    assert heard((0, 61_001)) == [(0.0, 61_001.0)]
+    assert heard((0, 1500), (0, 59_000)) == [(0.0, 1.5), (0.0, 59.0)]
+    assert heard((0, 1500), (1000, 59_000)) == [(0.0, 1.5), (1.0, 59.0)]
+
+
+def test_hours_and_milliseconds_are_read_by_their_names() -> None:
+    """Where the recording is long enough for either."""
+    assert heard(("01:00:58", "1:01:05,5"), seconds=4000.0) == [(3658.0, 3665.5)]
+    assert heard(("1500 ms", "2500ms"), seconds=4000.0) == [(1.5, 2.5)]
+
+
+def test_text_without_times_has_its_language() -> None:
+    """It is known all the same."""
+    answer = {"language": "en", "segments": [{"text": "One.", "start": None, "end": 1}]}
+    assert result_of(Reply(True, json.dumps(answer), "STOP"), 60.0) == mt.ChunkResult(text="One.", language="en")
+
+
+def test_the_wait_that_is_asked_for_in_the_details_goes_before_the_header() -> None:
+    """If it stands in a RetryInfo."""
+    for kind, expected in (("type.googleapis.com/google.rpc.RetryInfo", 30.5), ("google.rpc.Help", 7.0)):
+        body = json.dumps({"error": {"details": [{"@type": kind, "retryDelay": "30.5s"}]}}).encode()
+        failure = failure_of(503, "7", body, NOW)
+        assert isinstance(failure, mt.TranscriberUnavailableError)
+        assert failure.retry_after_seconds == expected
+
+
 def test_milliseconds_are_seen_as_such() -> None:
     """Where all of them together can be nothing else."""
     assert heard((0, 1500), (1500, 59_000)) == [(0.0, 1.5), (1.5, 59.0)]
