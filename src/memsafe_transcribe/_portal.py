@@ -4,14 +4,60 @@ import atexit
 import os
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from typing import TypeVar
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from typing import Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
+
+
+class _Task(Generic[T]):
+    """An async function in a portal's loop, that whoever waits for it can end.
+
+    Attributes:
+        outcome: what comes of it; cancelled if it was.
+    """
+
+    def __init__(self, portal: BlockingPortal, function: Callable[[], Awaitable[T]]) -> None:
+        self.outcome: Future[T] = Future()
+        self._portal = portal
+        self._function = function
+        self._scope: anyio.CancelScope | None = None
+
+    def begin(self) -> None:
+        """Interrupted here, it may run or not: `end` knows."""
+        self._portal.start_task_soon(self._run)
+
+    def let_go(self, event: anyio.Event) -> T:
+        """Set what it waits for, and wait for it."""
+        self._portal.start_task_soon(event.set)
+        return self.outcome.result()
+
+    def end(self) -> None:
+        """Cancel it and wait for that, unless it has ended, or was not begun."""
+        if not self.outcome.done():
+            self._portal.call(self._end)
+
+    async def _end(self) -> None:
+        await anyio.lowlevel.checkpoint()  # what was to begin, has begun
+        if self._scope is not None:
+            self._scope.cancel()
+            await self._ended.wait()
+
+    async def _run(self) -> None:
+        self._ended = anyio.Event()
+        try:
+            with anyio.CancelScope() as self._scope:
+                self.outcome.set_result(await self._function())
+        except Exception as error:
+            self.outcome.set_exception(error)
+        finally:
+            self.outcome.cancel()  # where there is none
+            self._ended.set()
 
 
 class Portal:
@@ -30,35 +76,56 @@ class Portal:
 
         Cancellation: what interrupts the wait (Ctrl-C) cancels the function, and is raised when that has ended.
         """
-        ended = threading.Event()
-
-        async def run() -> T:
-            try:
-                return await function()
-            finally:
-                ended.set()
-
-        future = self._started().start_task_soon(run)
+        task = _Task(self._started(), function)
         try:
-            return future.result()
-        except BaseException:
-            if not future.done():
-                future.cancel()
-                ended.wait()
-            raise
+            task.begin()
+            return task.outcome.result()
+        finally:
+            task.end()
 
     @contextmanager
     def entered(self, manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
         """`with` this in place of `async with`; both ends of it run in one task.
 
         Its end does nothing once that loop is gone: at the process's end, and in a child that was forked meanwhile.
+
+        Cancellation: what interrupts the wait for either end cancels it, and is raised when nothing is left of it.
         """
         here = self._started()
-        entered = here.wrap_async_context_manager(manager)
-        with ExitStack() as at_the_end:
-            value = entered.__enter__()
-            at_the_end.push(lambda *raised: entered.__exit__(*raised) if self._portal is here else None)
-            yield value
+        inside: Future[tuple[T, anyio.Event]] = Future()
+        raised: list[BaseException] = []
+
+        async def hold() -> bool:
+            async with AsyncExitStack() as opened:
+                opened.callback(inside.cancel)  # who waits for it learns why from the task
+                value, leave = await opened.enter_async_context(manager), anyio.Event()
+                inside.set_result((value, leave))
+                await leave.wait()
+                if not raised:
+                    return bool(await opened.pop_all().__aexit__(None, None, None))
+                return bool(await opened.pop_all().__aexit__(type(raised[0]), raised[0], raised[0].__traceback__))
+            return True  # of what it raised itself, nothing is left
+
+        task = _Task(here, hold)
+        try:
+            task.begin()
+            try:
+                value, leave = inside.result()
+            except CancelledError:
+                task.outcome.result()
+                raise
+            try:
+                yield value
+            except BaseException as error:
+                raised.append(error)
+                if self._portal is not here or not task.let_go(leave):
+                    raise
+            else:
+                if self._portal is here:
+                    task.let_go(leave)
+        finally:
+            if self._portal is here:
+                task.end()
 
     def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         """`for` over this in place of `async for`."""
