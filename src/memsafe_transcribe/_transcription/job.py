@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import anyio
+import anyio.lowlevel
 
 from .._admission.controller import AdmissionController
 from .._admission.draining import draining_error
@@ -89,6 +90,7 @@ class RunningJob:
         try:
             guard.check(self._chunk_bytes, admitted=True)
         except MemoryPressureError:
+            await anyio.lowlevel.checkpoint_if_cancelled()  # else there would seem to be no time left
             guard.cleanup()
             patience = min(_CEILING_WAIT_SECONDS, deadline - anyio.current_time() - _MARGIN_SECONDS)
             await guard.wait_until_ok(self._chunk_bytes, admitted=True, timeout_seconds=patience)
