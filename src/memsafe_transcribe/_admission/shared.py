@@ -15,7 +15,7 @@ import struct
 import time
 from pathlib import Path
 
-from .._memory.kept import identity
+from .._memory.kept import identified, leads_to
 from . import finding, table
 from .claims import Claim, Others
 from .ledger import Ledger
@@ -241,11 +241,11 @@ class SharedLedger:
         self._fd, self._seat = -1, None
 
     def _opened(self, fd: int) -> None:
-        self._fd, self._file = fd, identity(fd)
+        self._fd, self._file = identified(fd)
 
     def _is_open(self) -> bool:
         """Whether the descriptor still is the ledger's: a host that closes all descriptors may have reused it."""
-        return self._fd >= 0 and identity(self._fd) == self._file
+        return self._fd >= 0 and leads_to(self._fd, self._file)
 
     # -- locks
 
@@ -284,9 +284,14 @@ def _is_leased(fd: int, seat: int) -> bool:
 def _find_lost(folder: Path) -> int | None:
     """The ledger whose name was removed while others have it open; None if nobody has."""
     for fd in finding.open_lost(folder):
-        found = os.fstat(fd)
-        is_ours = found.st_size == table.FILE_BYTES and found.st_uid == os.geteuid()
-        if is_ours and any(_is_leased(fd, seat) for seat in range(table.SEATS)):
+        is_ours = False
+        try:
+            found = os.fstat(fd)
+            is_ours = found.st_size == table.FILE_BYTES and found.st_uid == os.geteuid()
+            is_ours = is_ours and any(_is_leased(fd, seat) for seat in range(table.SEATS))
+        finally:
+            if not is_ours:
+                os.close(fd)
+        if is_ours:
             return fd
-        os.close(fd)
     return None

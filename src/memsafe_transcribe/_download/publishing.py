@@ -89,8 +89,8 @@ def create_locked(name: str, folder_fd: int, mode: int) -> int | None:
         if lock(fd) and _is_at(fd, name, folder_fd):
             return fd
     except BaseException:
-        os.unlink(name, dir_fd=folder_fd)
-        os.close(fd)
+        with closing(fd):
+            os.unlink(name, dir_fd=folder_fd)
         raise
     os.close(fd)
     return None

@@ -57,8 +57,7 @@ class KeptFile:
     def _read_anew(self, size: int) -> bytes:
         self.close()
         try:
-            self.descriptor = os.open(self.path, os.O_RDONLY)  # Python opens with O_CLOEXEC
-            self._identity = identity(self.descriptor)
+            self.descriptor, self._identity = identified(os.open(self.path, os.O_RDONLY))  # Python opens with O_CLOEXEC
             return pread(self.descriptor, size, 0)
         except OSError as error:
             if error.errno in OUT_OF_RESOURCES:
@@ -68,23 +67,34 @@ class KeptFile:
 
     def verify(self) -> None:
         """Forget a descriptor that no longer leads to the file that was opened."""
-        if self.descriptor != _NONE and not self._is_ours():
+        if self.descriptor != _NONE and not leads_to(self.descriptor, self._identity):
             self.descriptor = _NONE
 
     def close(self) -> None:
         """Close it, if it is still ours. The next reading opens it again."""
         descriptor, self.descriptor = self.descriptor, _NONE
-        if descriptor != _NONE and self._identity == identity(descriptor):
+        if descriptor != _NONE and leads_to(descriptor, self._identity):
             os.close(descriptor)
 
-    def _is_ours(self) -> bool:
-        return self._identity == identity(self.descriptor)
 
+def identified(descriptor: int) -> tuple[int, tuple[int, int]]:
+    """A descriptor that was just opened, and what it leads to: device and inode. It is closed if that cannot be told.
 
-def identity(descriptor: int) -> tuple[int, int] | None:
-    """What a descriptor leads to: its device and inode; None if it is not open."""
+    Raises:
+        OSError: it cannot.
+    """
     try:
         found = os.fstat(descriptor)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor, (found.st_dev, found.st_ino)
+
+
+def leads_to(descriptor: int, identity: tuple[int, int] | None) -> bool:
+    """Whether it leads there still. It does unless the system says that it is closed, or another file by now."""
+    try:
+        found = os.fstat(descriptor)
+    except OSError as error:
+        return error.errno != errno.EBADF
+    return (found.st_dev, found.st_ino) == identity

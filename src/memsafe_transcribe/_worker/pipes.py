@@ -2,6 +2,7 @@
 
 import os
 from collections import deque
+from contextlib import ExitStack
 from typing import IO
 
 import anyio
@@ -60,6 +61,20 @@ class Pipes:
                 return None
             self._frames.extend(self._reader.feed(data))
         return self._frames.popleft()
+
+
+def open_pipe(opened: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
+    """Both ends of a new pipe, for reading and for writing; closed with `opened`."""
+    left = [*os.pipe()]
+    try:
+        reader = opened.enter_context(os.fdopen(left[0], "rb", buffering=0))
+        del left[0]
+        writer = opened.enter_context(os.fdopen(left[0], "wb", buffering=0))
+        del left[0]
+    finally:
+        for fd in left:
+            os.close(fd)
+    return reader, writer
 
 
 async def read_some(pipe: IO[bytes]) -> bytes:

@@ -7,14 +7,13 @@ import subprocess
 import sys
 import warnings
 import weakref
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import anyio
 
-from .pipes import READ_BYTES, Pipes, read_some
+from .pipes import READ_BYTES, Pipes, open_pipe, read_some
 
 _PIPE_BYTES = 1 << 17  # two seconds of audio: less of a wait for each other
 _REAP_SECONDS = 5.0
@@ -41,28 +40,28 @@ class WorkerProcess(Pipes):
     def __init__(self, module: str, *arguments: int | str, pass_fds: tuple[int, ...] = ()) -> None:
         if _PATH in os.environ:
             raise RuntimeError("a worker started another: something that it imports runs the library")
-        lifeline, lifeline_writer = os.pipe()
-        self._lifeline: IO[bytes] = open(lifeline_writer, "wb", buffering=0)  # noqa: SIM115
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-S", "-P", "-c", _START.format(module), str(lifeline), *map(str, arguments)],
-                bufsize=0,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=(lifeline, *pass_fds),
-                env=_environment(),
-                process_group=0,  # a terminal's Ctrl-C is for the parent to act on
+        with ExitStack() as on_failure:
+            lifeline, self._lifeline = open_pipe(on_failure)
+            argv = map(str, (lifeline.fileno(), *arguments))
+            self._process = on_failure.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-S", "-P", "-c", _START.format(module), *argv],
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    pass_fds=(lifeline.fileno(), *pass_fds),
+                    env=_environment(),
+                    process_group=0,  # a terminal's Ctrl-C is for the parent to act on
+                )
             )
-        except BaseException:
-            self._lifeline.close()
-            raise
-        finally:
-            os.close(lifeline)
-        assert self._process.stdin and self._process.stdout and self._process.stderr
-        self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
-        for pipe in (self._stdin, self._stdout, self._stderr):
-            os.set_blocking(pipe.fileno(), False)
+            on_failure.callback(self._process.kill)
+            assert self._process.stdin and self._process.stdout and self._process.stderr
+            self._stdin, self._stdout, self._stderr = self._process.stdin, self._process.stdout, self._process.stderr
+            for pipe in (self._stdin, self._stdout, self._stderr):
+                os.set_blocking(pipe.fileno(), False)
+            lifeline.close()
+            on_failure.pop_all()
         with suppress(OSError):  # a user with many pipes is given no larger ones
             fcntl.fcntl(self._stdout, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         super().__init__(self._stdin, self._stdout)

@@ -3,14 +3,13 @@
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from typing import IO
 
 import anyio
 
 from .._tasks import background
 from .._threads import run_to_its_end
 from .inside import write_frame
-from .pipes import Pipes
+from .pipes import Pipes, open_pipe
 
 Send = Callable[[bytes, bytes], None]
 
@@ -44,7 +43,7 @@ async def worker_thread(work: Callable[[int, Send], object]) -> AsyncIterator[Wo
     Cancellation: the thread is waited for until it ends by that.
     """
     with ExitStack() as opened:
-        (stdin, to_stdin), (from_stdout, stdout) = _pipe(opened), _pipe(opened)
+        (stdin, to_stdin), (from_stdout, stdout) = open_pipe(opened), open_pipe(opened)
         for pipe in (to_stdin, from_stdout):
             os.set_blocking(pipe.fileno(), False)
         worker = WorkerThread(to_stdin, from_stdout)
@@ -69,12 +68,3 @@ async def worker_thread(work: Callable[[int, Send], object]) -> AsyncIterator[Wo
                 yield worker
             finally:
                 worker.close()
-
-
-def _pipe(opened: ExitStack) -> tuple[IO[bytes], IO[bytes]]:
-    """Both ends of one, for reading and for writing; closed with `opened`."""
-    reader, writer = os.pipe()
-    return (
-        opened.enter_context(os.fdopen(reader, "rb", buffering=0)),
-        opened.enter_context(os.fdopen(writer, "wb", buffering=0)),
-    )
