@@ -38,6 +38,8 @@ LONG = (
 STORE = tuple(f"tests/store/test_store_{name}.py" for name in ("kill", "faults", "machine"))
 # What needs Ray, half a gigabyte of it, and starts a cluster: only where it is asked for.
 RAY = ("tests/integrations/test_ray.py",)
+# What is published in docs/proof.md, and takes its time; the sites are looked at last, in the same process.
+PROOF = ("tests/torture", *STORE)
 ALONE = ("-n", "0")  # one after another: what they count is printed, and coverage sees them
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
@@ -69,6 +71,13 @@ def long(session: nox.Session) -> None:
     """The state machines and properties, with many more examples than on every day."""
     session.install("-e", ".[dev]")
     session.run("pytest", *ALONE, *(session.posargs or (*LONG, *STORE)), env={"MEMSAFE_TEST_PROFILE": "long"})
+
+
+@nox.session
+def proof(session: nox.Session) -> None:
+    """The torture of docs/proof.md in its long form, which takes hours; MEMSAFE_PROOF_DIR gets the figures."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", *ALONE, *(session.posargs or PROOF), env={"MEMSAFE_TEST_PROFILE": "long"})
 
 
 @nox.session

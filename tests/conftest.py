@@ -20,6 +20,7 @@ from .support import proof, targets
 from .support.fuzzing import tally_of_session
 from .support.server import Server
 from .support.steps import steps_run
+from .torture.tally import tally as tally_of_torture
 
 T = TypeVar("T")
 Run = Callable[..., Any]
@@ -44,7 +45,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many steps and schedules were run, and what was fuzzed how often: the long profile has to do much."""
+    """Say how many steps, schedules and points were run, and what was fuzzed: the long profile has to do much."""
     if steps_run:
         each = ", ".join(f"{name} {count:,}" for name, count in sorted(steps_run.items()))
         terminalreporter.write_line(f"steps of state machines: {steps_run.total():,} ({each})")
@@ -59,6 +60,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
     if targets.inputs_tried or tally_of_session.formats:
         proof.keep("fuzz", {"inputs": dict(targets.inputs_tried), "media": tally_of_session.figures()})
+    if tally_of_torture.points:
+        proof.keep("torture", tally_of_torture.report())
+        for line in tally_of_torture.lines():
+            terminalreporter.write_line(line)
 
 
 def open_descriptors() -> dict[int, str]:

@@ -17,6 +17,7 @@ import pytest
 from ..support.batch_child import Nursery, Order, Result, asked, nursery, read_trace
 from ..support.media import tone_samples, write_wav
 from ..support.server import Server
+from ..torture.tally import tally
 from .watching import chunk_of, chunks_in
 
 LONG = os.environ.get("MEMSAFE_TEST_PROFILE") == "long"
@@ -197,4 +198,6 @@ def test_a_fault_at_every_operation(place: Place, error: int, kinds: int, foreve
             break  # it has no more operations
         tried += 1
     sys.stdout.write(f"points: {tried}\n")  # `pytest -rP` shows it
+    what = "refused below Python" if error != _KILL else "killed below Python"
+    tally.points[what, "batch of two sources", "asyncio"] += tried
     assert tried >= _POINTS

@@ -21,6 +21,7 @@ from ..support.batch_child import Nursery, Order, asked, nursery, open_phases, r
 from ..support.media import encode, tone_samples, write_long_mp3, write_wav
 from ..support.needs import tmpfs
 from ..support.server import Server
+from ..torture.tally import tally
 from .watching import WATCHED, chunk_of
 
 LONG = os.environ.get("MEMSAFE_TEST_PROFILE") == "long"
@@ -169,5 +170,6 @@ def test_killed_and_begun_again_until_it_is_done(place: Place) -> None:
     sys.stdout.write(
         f"kills: {kills} in {rounds} rounds; in work then: {dict(phases)}; calls that were lost: {lost_calls}\n"
     )
+    tally.points["killed", "batch of twenty sources", "asyncio"] += kills
     assert list(place.spool_dir.iterdir()) == []
     assert set(PHASES) <= phases.keys(), phases

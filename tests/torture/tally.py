@@ -1,0 +1,93 @@
+"""What was tortured in this session: how many points, and which of the sites in the code were hit."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .sites import Site, await_sites, io_sites
+
+# By file, or by file and text: why nothing of it is tortured here.
+_OWN_PROCESS = "runs in a process of its own, whose end at any moment is what is tortured (children killed)"
+_ENGINE = "an engine: TranscriberContract cancels and measures it"
+_COMMAND = "the command: tests/test_cli.py interrupts it"
+ELSEWHERE = {
+    "testing/": "for tests, not for production",
+    "transcribers/": _ENGINE,
+    "cli.py": _COMMAND,
+    "_batch.py": _COMMAND,
+    "_demo/": _COMMAND,
+    "_doctor.py": _COMMAND,
+    "_worker/inside.py": _OWN_PROCESS,
+    "_audio/worker.py": _OWN_PROCESS,
+}
+
+
+@dataclass
+class Tally:
+    """Counts.
+
+    Attributes:
+        points: by what was done, the scenario and the backend.
+        cancelled: the sites at which a cancellation came in, and how often.
+        failed: those of I/O that failed, and how often.
+        waited: where a task waited in a run in which nothing went wrong.
+        reached: where the system was asked in one.
+    """
+
+    points: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    cancelled: Counter[Site] = field(default_factory=Counter)
+    failed: Counter[Site] = field(default_factory=Counter)
+    waited: set[Site] = field(default_factory=set)
+    reached: set[Site] = field(default_factory=set)
+
+    def report(self) -> dict[str, Any]:
+        """All of it, for machines."""
+        by_what, by_scenario, by_backend = (Counter[str]() for _ in range(3))
+        for (what, scenario, backend), number in self.points.items():
+            by_what[what] += number
+            by_scenario[scenario] += number
+            by_backend[backend] += number
+        return {
+            "points": self.points.total(),
+            "by_what": by_what,
+            "by_scenario": by_scenario,
+            "by_backend": by_backend,
+            "await_sites": _listed(await_sites(), self.cancelled),
+            "waited_but_not_cancelled_at": _named(self.waited - self.cancelled.keys()),
+            "io_sites": _listed(io_sites(), self.failed),
+            "reached_but_not_refused": _named(self.reached - self.failed.keys()),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        found = self.report()
+        yield f"torture: {found['points']:,} points, {dict(found['by_what'])}"
+        for name in ("await_sites", "io_sites"):
+            sites = found[name]
+            yield (
+                f"{name}: {sites['all']}, {len(sites['hit'])} hit, {len(sites['elsewhere'])} elsewhere, "
+                f"{len(sites['not_hit'])} not hit"
+            )
+
+
+tally = Tally()
+
+
+def elsewhere(site: Site) -> str | None:
+    """Why a site is not tortured here; None if it is to be."""
+    return next((why for where, why in ELSEWHERE.items() if site.file.startswith(where)), None)
+
+
+def _listed(sites: set[Site], hit: Counter[Site]) -> dict[str, Any]:
+    not_hit = sites - hit.keys()
+    return {
+        "all": len(sites),
+        "hit": {str(site): hit[site] for site in sorted(hit)},
+        "elsewhere": {str(site): elsewhere(site) for site in sorted(not_hit) if elsewhere(site)},
+        "not_hit": _named(site for site in not_hit if not elsewhere(site)),
+    }
+
+
+def _named(sites: Iterable[Site]) -> list[str]:
+    return [str(site) for site in sorted(sites)]
