@@ -23,7 +23,6 @@ from memsafe_transcribe._admission.claims import CLOSED, GRANTED, WAITING, Claim
 from memsafe_transcribe._admission.keeper import Keeper
 from memsafe_transcribe._admission.ledger import MAX_PASSES
 from memsafe_transcribe._admission.scope import ProcessScope
-from memsafe_transcribe._memory.guard import POLL_SECONDS
 from memsafe_transcribe.testing import FakeGuard
 
 from .schedulers import Schedule
@@ -296,8 +295,7 @@ class World:
     def check_patience(self, task: Task, end: End, timeout: float | None, took: float) -> None:
         """It gave up when it was to, neither sooner nor later."""
         least = _ALONE_SECONDS if end == "alone" or timeout is None else timeout
-        # On asyncio, a deadline that passes in the very step in which the task is woken is met when it next looks.
-        most = inf if end == "alone" else least + POLL_SECONDS + 0.01 + self.late
+        most = inf if end == "alone" else least + 0.01 + self.late
         self.check(least - 0.001 <= took <= most, f"{task.name} gave up after {took:g} s of {least:g}")
 
     def check_end(self) -> None:

@@ -205,10 +205,10 @@ class _Loop(asyncio.BaseEventLoop):
             if not handle._cancelled:
                 ready.append(handle)
         # anyio looks again and again whether who is shielded can be cancelled by now. Once all of these looks were made
-        # in vain, there is nothing to be done.
+        # in vain, and once more, for the first may have met a task that was just woken, there is nothing to be done.
         is_idle = all(getattr(handle._callback, "__name__", "") == "_deliver_cancellation" for handle in ready)
         self._looks = self._looks + 1 if is_idle else 0
-        if is_idle and self._looks > len(ready):
+        if is_idle and self._looks > 2 * len(ready):
             self._looks = 0
             schedule.rested()
             if scheduled:
