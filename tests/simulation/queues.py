@@ -538,7 +538,10 @@ async def _happen(world: World, seconds: float, limits: dict[str, int]) -> None:
         seconds = random.choice((0.5, 5.0, 90.0))
         world.schedule.clock.now += seconds
         world.late += seconds
-        if world.left_since is not None:  # nobody could look meanwhile
+        # Nobody could look meanwhile.
+        world.relieved_at += seconds
+        world.died_at += seconds
+        if world.left_since is not None:
             world.left_since += seconds
         world.schedule.clock.wall_offset += random.uniform(-1e5, 1e5)
     elif what == "drain" and living and random.random() < 0.3:
