@@ -66,7 +66,7 @@ def _left(before: Before, folders: list[Path]) -> Iterator[str]:
     after, there_were = open_descriptors(), Counter(before.descriptors.values())
     for leads_to, number in Counter(after.values()).items():
         most = _most_kept(leads_to)
-        if number > (there_were[leads_to] if most is None else most):
+        if number > max(there_were[leads_to], most or 0):
             yield f"{number} descriptors to {leads_to}, of which there were {there_were[leads_to]}"
     for leads_to in there_were - Counter(after.values()):
         if _most_kept(leads_to) is None:

@@ -153,8 +153,9 @@ class Bench:
             with faults.armed():
                 ran = run(partial(self._case.run, place), self._backend, acts)
             found = [*ran.left, *place.left, *held(place.admission, place.observer)]
-            found += left_of(before, place.servers, place.swept)
-            if "os.unlink" not in faults.names:  # else it may not be removed
+            may_remove = not {"os.unlink", "os.rmdir"} & set(faults.names)
+            found += left_of(before, place.servers, place.swept if may_remove else [])
+            if may_remove:
                 found += [f"file beside what is published: {path.name}" for path in place.saved.glob(".*")]
             if by_all_tasks in acts.values():
                 # What anyio was to begin, and did not, because its task was cancelled before, is awaited by nobody.
