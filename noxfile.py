@@ -137,8 +137,7 @@ def cgroup2(session: nox.Session) -> None:
 @nox.parametrize("release", ["newest", "oldest"])
 def ray(session: nox.Session, release: str) -> None:
     """The integration with Ray, its page and its example, with the newest Ray and with the oldest that is let in."""
-    extras = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]
-    (wanted,) = extras["ray"]
+    (wanted,) = PYPROJECT["project"]["optional-dependencies"]["ray"]
     session.install("-e", ".[dev]", wanted.replace(">=", "==") if release == "oldest" else wanted)
     session.run("pytest", *ALONE, *(session.posargs or RAY))
 

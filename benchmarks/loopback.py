@@ -16,16 +16,23 @@ from pathlib import Path
 
 
 @contextmanager
-def loopback(files: Sequence[Path]) -> Iterator[str]:
-    """Serve these files; gives the URL to which a number belongs."""
-    command = [sys.executable, "-m", "benchmarks.loopback", *map(str, files)]
+def running(module: str, *arguments: object) -> Iterator[str]:
+    """Run a server's module in a process of its own, which ends when its stdin does; gives the line that it says."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
-            yield f"http://127.0.0.1:{int(server.stdout.readline())}/"
+            yield server.stdout.readline().strip()
         finally:
             server.stdin.close()
+
+
+@contextmanager
+def loopback(files: Sequence[Path]) -> Iterator[str]:
+    """Serve these files; gives the URL to which a number belongs."""
+    with running("benchmarks.loopback", *files) as port:
+        yield f"http://127.0.0.1:{int(port)}/"
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.long_files import FORMATS, write_long
+from memsafe_transcribe._memory.reading import resident_bytes
 
 _MIB = 1 << 20
 _SAMPLE_SECONDS = 0.01
@@ -67,17 +68,9 @@ def _resident_bytes(host: psutil.Process) -> int:
     try:
         command = host.cmdline()
         children = [child for child in host.children(recursive=True) if child.cmdline() != command]
-        return sum(_own_bytes(each.pid) for each in (host, *children))
+        return sum(resident_bytes(each.pid) for each in (host, *children))
     except psutil.Error:
         return 0
-
-
-def _own_bytes(pid: int) -> int:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ from tests.plugin.speech_clock import SpeechClock
 
 import memsafe_transcribe as mt
 from benchmarks.long_files import write_long
+from memsafe_transcribe._memory.reading import resident_bytes
 from memsafe_transcribe.integrations.ray import actor_memory_bytes, transcribe
 
 _SAMPLE_SECONDS = 0.05
@@ -31,18 +32,6 @@ _ACTOR = "MapWorker(MapBatches(_Transcribe))"  # as Ray names its process
 
 def make(folder: Path) -> mt.ChunkedTranscriber:
     return mt.ChunkedTranscriber(SpeechClock(), store=mt.JobStore(folder / "jobs.sqlite"))
-
-
-def _resident_bytes(process: psutil.Process) -> int:
-    found = 0
-    for each in (process, *process.children(recursive=True)):
-        try:
-            lines = Path(f"/proc/{each.pid}/status").read_text().splitlines()
-        except OSError:
-            continue
-        fields = dict(line.split(":") for line in lines if line.startswith(("RssAnon", "RssShmem")))
-        found += sum(int(value.split()[0]) * 1024 for value in fields.values())
-    return found
 
 
 class Watch:
@@ -61,7 +50,8 @@ class Watch:
                     found = (each for each in psutil.process_iter() if _ACTOR in " ".join(each.cmdline()))
                     actor = next(found, None)
                 else:
-                    self.peak_bytes = max(self.peak_bytes, _resident_bytes(actor))
+                    pids = [actor.pid, *(child.pid for child in actor.children(recursive=True))]
+                    self.peak_bytes = max(self.peak_bytes, sum(map(resident_bytes, pids)))
             except psutil.Error:
                 actor = None
 

@@ -4,13 +4,14 @@ python -m benchmarks.soak_server FOLDER        says its address, and ends when i
 """
 
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.server import Exchange, Server
+
+from benchmarks.loopback import running
 
 GOOD_SECONDS = (30.0, 60.0, 600.0)
 _BOMB_SECONDS = 7200
@@ -20,14 +21,8 @@ _BOMB_SECONDS = 7200
 def served(folder: Path) -> Iterator[str]:
     """Serve from a process of its own, by files that are made in the folder; gives the address."""
     _write_sources(folder)
-    command = [sys.executable, "-m", "benchmarks.soak_server", str(folder)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        try:
-            yield server.stdout.readline().strip()
-        finally:
-            server.stdin.close()
+    with running("benchmarks.soak_server", folder) as url:
+        yield url
 
 
 def _write_sources(folder: Path) -> None:

@@ -169,12 +169,19 @@ class Nursery:
 @contextmanager
 def nursery(environment: Mapping[str, str] = {}) -> Iterator[Nursery]:
     """A process that forks batches."""
-    command = [sys.executable, "-m", __name__]
+    with nursing(__name__, environment) as process:
+        yield Nursery(process)
+
+
+@contextmanager
+def nursing(module: str, environment: Mapping[str, str] = {}) -> Iterator["subprocess.Popen[str]"]:
+    """Run a module that obeys what it is told line by line, until its stdin ends."""
+    command = [sys.executable, "-m", module]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
     ) as process:
         try:
-            yield Nursery(process)
+            yield process
         finally:
             assert process.stdin is not None
             process.stdin.close()

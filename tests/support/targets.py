@@ -55,9 +55,8 @@ def fuzz(
 
     def judge_one(value: T) -> None:
         nonlocal has_failed
-        if (
-            _IS_LONG and time.monotonic() >= until and not has_failed
-        ):  # what failed is made small, however long it takes
+        # What failed is made small, however long it takes.
+        if _IS_LONG and time.monotonic() >= until and not has_failed:
             return
         inputs_tried[target] += 1
         began = time.thread_time()

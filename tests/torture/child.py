@@ -22,6 +22,7 @@ import psutil
 import memsafe_transcribe as mt
 
 from ..admission.room import ToldGuard
+from ..support.batch_child import nursing
 from .place import Place, no_pauses
 from .scenarios import SCENARIOS
 from .stepping import by_killing_itself, run
@@ -74,14 +75,8 @@ def _is_alive(process: psutil.Process) -> bool:
 
 @contextmanager
 def nursery() -> Iterator[Nursery]:
-    command = [sys.executable, "-m", __name__]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield Nursery(process)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()
-            process.wait(_SECONDS)
+    with nursing(__name__) as process:
+        yield Nursery(process)
 
 
 def _obey(order: Order) -> None:

@@ -100,11 +100,6 @@ class Timeline:
             self._recorder.saw(seen.used_bytes, seen.limit_bytes, reserved_bytes_of(self._admission))
 
 
-def recorder_of(timeline: Timeline) -> "Recorder":
-    """Where its jobs are told of."""
-    return timeline._recorder  # noqa: SLF001 - this is the way in
-
-
 class Recorder:
     """What is known of a run so far; any thread may tell and ask.
 
@@ -184,7 +179,7 @@ class JobLine:
     """
 
     def __init__(self, timeline: Timeline | None, label: str) -> None:
-        recorder = None if timeline is None else recorder_of(timeline)
+        recorder = None if timeline is None else timeline._recorder  # noqa: SLF001 - they belong together
         self._recorder = recorder if recorder is not None and recorder.is_on else None
         self._phase: Phase = "waiting"
         self._number = 0 if self._recorder is None else self._recorder.begin_job(label)
