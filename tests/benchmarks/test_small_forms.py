@@ -1,6 +1,5 @@
 """The benchmarks, in a form that takes seconds: that they run, and that what they measure is sound."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from benchmarks import batch_in_group, container_matrix, fastapi_in_group, many_
 from memsafe_transcribe._audio.decoder import Isolation
 
 from ..support.groups import GroupsUnavailableError
-from ..support.needs import cannot
+from ..support.needs import cannot, commands
 from ..timeline.shapes import read
 
 
@@ -47,9 +46,9 @@ def test_fastapi_in_group() -> None:
     assert 0 < run.anonymous_mib <= run.peak_mib <= 320
 
 
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="pydub needs the ffmpeg command")
 def test_two_pictures(tmp_path: Path) -> None:
     """In the same group ours is done, and the usual pipeline is not; both have the same axes."""
+    commands("ffmpeg")
     try:
         ours, naive = two_pictures.measure(jobs=4, hours=0.25, limit_mib=192, folder=tmp_path)
     except GroupsUnavailableError as error:
@@ -67,8 +66,7 @@ def test_two_pictures(tmp_path: Path) -> None:
 
 def test_container_matrix() -> None:
     """Where a job fits, it is done; a bomb is refused with figure and setting, and kills the usual pipeline."""
-    if shutil.which("ffmpeg") is None:
-        cannot("needs the ffmpeg command")
+    commands("ffmpeg")
     try:
         cells = list(container_matrix.measure([128], [2], ["1min", "bomb"]))
     except GroupsUnavailableError as error:
@@ -98,9 +96,7 @@ def test_soak() -> None:
 
 def test_one_command_runs_the_others(tmp_path: Path) -> None:
     """And writes a page of what they printed."""
-    for needed in ("nginx", "curl", "ffmpeg"):
-        if shutil.which(needed) is None:
-            cannot(f"needs {needed}")
+    commands("nginx", "curl", "ffmpeg")
     names = ["memory_over_length", "plan_accuracy", "decode", "download", "guard_and_admission"]
     command = [sys.executable, "-m", "benchmarks", "--quick", "--folder", str(tmp_path), "--only", *names]
     done = subprocess.run(command, capture_output=True, text=True)

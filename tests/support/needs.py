@@ -1,6 +1,7 @@
 """What some proofs need of the machine: root, a disk of their own."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,13 @@ def cannot(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+def commands(*names: str) -> None:
+    """Go on only where all of them are installed."""
+    for name in names:
+        if shutil.which(name) is None:
+            cannot(f"needs the {name} command")
 
 
 @contextmanager
