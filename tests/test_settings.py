@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,3 +116,23 @@ def test_what_an_argument_says_is_not_asked_of_the_environment(monkeypatch: pyte
         monkeypatch.setenv(f"MEMSAFE_{name}", "nonsense")
     own = mt.AdmissionController(guard=mt.MemoryGuard(limit_bytes=mt.MiB), scope="process")
     made_by_default(admission=own, downloader=mt.SafeDownloader(admission=own, spool_dir="."))
+
+
+def test_the_system_s_temporary_folder_is_found_without_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`tempfile` writes a file to each that it tries, which stays where the process is killed just then."""
+    here, gone, program = tmp_path / "here", tmp_path / "gone", tmp_path / "program"
+    here.mkdir()
+    program.touch()
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: pytest.fail("it was tried"))
+    for name, value in {"TMPDIR": str(gone), "TEMP": str(program), "TMP": str(here)}.items():
+        monkeypatch.setenv(name, value)
+    assert spool.default_spool_dir() == here
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name)
+    assert spool.default_spool_dir() == Path("/tmp")
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(here))
+    assert spool.default_spool_dir() == here, "what the host has told tempfile goes before"

@@ -5,6 +5,7 @@ is a `ValueError` that names it and what it says, never left out in silence.
 """
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -42,6 +43,19 @@ def count(name: str) -> int | None:
 def folder(name: str) -> Path | None:
     """A folder that is there."""
     return _read(name, _existing_folder)
+
+
+def temporary_folder() -> Path:
+    """The system's folder for temporary files, as `tempfile.gettempdir` has it, but without a trace.
+
+    That one tries a folder by writing a file to it, which stays there if the process is killed just then.
+    """
+    if tempfile.tempdir is None and os.name == "posix":
+        named = map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))
+        for place in (*filter(None, named), "/tmp", "/var/tmp", "/usr/tmp"):  # noqa: S108 - where the system has them
+            if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK):
+                return Path(place).absolute()
+    return Path(os.fsdecode(tempfile.gettempdir()))
 
 
 def _read(name: str, parsed: Callable[[str], T]) -> T | None:

@@ -1,11 +1,11 @@
 """Where the ledger of this container is: found by its name, and, once the name is gone, by those who have it open."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from .. import _settings
 from .._memory import reading
 
 NAME = "ledger"
@@ -21,7 +21,7 @@ def default_folder() -> Path:
     base = os.environ.get("MEMSAFE_LEDGER_DIR")
     if not base:
         shm = Path("/dev/shm")  # noqa: S108 - in memory, one for each container, and no cleaner comes by
-        base = str(shm if shm.is_dir() and os.access(shm, os.W_OK) else tempfile.gettempdir())
+        base = str(shm if shm.is_dir() and os.access(shm, os.W_OK) else _settings.temporary_folder())
     group = reading.cgroup_inode()
     inside = f"cg{group}" if group is not None else f"ns{reading.pid_namespace()}"
     return Path(base) / f"memsafe-transcribe-{os.geteuid()}-{reading.boot_id()[:8]}-{inside}"

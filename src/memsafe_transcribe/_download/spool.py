@@ -10,7 +10,6 @@ import errno
 import os
 import re
 import secrets
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -74,7 +73,7 @@ def default_spool_dir() -> Path:
     """Where files are spooled if nothing else is said: MEMSAFE_SPOOL_DIR, or else the system's folder for temporary
     files (TMPDIR).
     """
-    return _settings.folder("MEMSAFE_SPOOL_DIR") or Path(tempfile.gettempdir())
+    return _settings.folder("MEMSAFE_SPOOL_DIR") or _settings.temporary_folder()
 
 
 def open_spool_file(spool_dir: Path, url: str) -> SpoolFile:
