@@ -318,3 +318,55 @@ def test_what_a_block_raises_comes_out_as_it_is(run: Run, tone: Path) -> None:
 
     with pytest.raises(KeyError, match="the host's own"):
         run(main)
+
+
+async def _begun(stream: mt.SegmentStream, engine: Held, inside: set[int]) -> None:
+    """These chunks are in work, and nobody waits for them any more."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(anext, stream)
+        await engine.until(inside)
+        tasks.cancel_scope.cancel()
+
+
+def test_a_chunk_that_was_cancelled_is_no_answer(run: Run, tone: Path) -> None:
+    """Who cancels its own scope, and only then waits, is cancelled after the chunk's task is: it hears of no end."""
+    engine = Held()
+
+    async def main() -> None:
+        transcriber = mt.ChunkedTranscriber(engine, chunk_seconds=300)
+        with anyio.CancelScope() as scope:
+            async with transcriber.stream(tone) as stream:
+                await _begun(stream, engine, {0})
+                scope.cancel()
+                pytest.fail(f"it came to an end: {[segment async for segment in stream]}")
+        assert scope.cancelled_caught
+
+    run(main)
+
+
+def test_who_waits_in_another_task_is_told_that_the_block_has_ended(run: Run, tone: Path) -> None:
+    """It is not left to wait for a chunk that nobody works on."""
+    engine = Held()
+
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            async with mt.ChunkedTranscriber(engine, chunk_seconds=10).stream(tone) as stream:
+                tasks.start_soon(_told_of_the_end, stream)
+                await engine.until({0, 1})
+
+    run(main)
+
+
+async def _told_of_the_end(stream: mt.SegmentStream) -> None:
+    with pytest.raises(RuntimeError, match=r"the block of stream\(\) has ended"):
+        await anext(stream)
+
+
+def test_an_engine_that_cancels_itself_ends_the_job(tone: Path) -> None:
+    """Some SDKs do, on asyncio: what was not heard is not taken for silence."""
+
+    async def cancels_itself(chunk: mt.AudioChunk) -> str:
+        raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(mt.ChunkedTranscriber(cancels_itself).transcribe(tone))

@@ -158,7 +158,8 @@ class SegmentStream:
                 self._failure, self._is_read = error, True
         if self._works:
             await self._works[0].done.wait()
-            self._take(self._works.popleft())
+            if not self._is_closed:
+                self._take(self._works.popleft())
         else:
             self._ready.extend(self._stitcher.finish())
             damaged = [Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._audio.gaps]
@@ -203,7 +204,7 @@ class SegmentStream:
             work.error = error
         finally:
             self._job.end()
-            work.done.set()
+        work.done.set()  # not where the whole job is cancelled: who looks before being cancelled too finds no answer
 
     def _take(self, work: _Work) -> None:
         """What came of the chunk that is next in time."""
@@ -259,6 +260,7 @@ class SegmentStream:
     def _drop_works(self) -> None:
         for work in self._works:
             work.scope.cancel()
+            work.done.set()  # for whoever waits for it in another task
         self._works.clear()
 
 
