@@ -1,5 +1,6 @@
 """What is checked, and how: `nox -l` lists the sessions, `nox -s NAME -- ARGUMENTS` passes arguments to pytest."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -38,8 +39,7 @@ LONG = (
 STORE = tuple(f"tests/store/test_store_{name}.py" for name in ("kill", "faults", "machine"))
 # What needs Ray, half a gigabyte of it, and starts a cluster: only where it is asked for.
 RAY = ("tests/integrations/test_ray.py",)
-# What is published in docs/proof.md, and takes its time; the sites are looked at last, in the same process.
-PROOF = ("tests/torture", *STORE)
+TORTURE = ("tests/torture",)
 ALONE = ("-n", "0")  # one after another: what they count is printed, and coverage sees them
 # What a kernel with cgroup v2 must say itself.
 REAL_KERNEL = ("tests/memory/test_real_cgroup.py", "tests/cgroup2/inside.py")
@@ -75,9 +75,21 @@ def long(session: nox.Session) -> None:
 
 @nox.session
 def proof(session: nox.Session) -> None:
-    """The torture of docs/proof.md in its long form, which takes hours; MEMSAFE_PROOF_DIR gets the figures."""
+    """All of docs/proof.md that runs by itself, one after the other, for a day; MEMSAFE_PROOF_DIR gets the figures."""
+    for name in ("torture", "simulation", "fuzz", "mutation"):
+        session.notify(name)
+
+
+@nox.session
+def torture(session: nox.Session) -> None:
+    """Each step and each call of each use goes wrong: two hours on two cores. Each place of the code must be hit."""
     session.install("-e", ".[dev]")
-    session.run("pytest", *ALONE, *(session.posargs or PROOF), env={"MEMSAFE_TEST_PROFILE": "long"})
+    folder = os.environ.get("MEMSAFE_PROOF_DIR") or session.create_tmp()
+    env = {"MEMSAFE_TEST_PROFILE": "long", "MEMSAFE_PROOF_DIR": folder}
+    session.run("pytest", *(session.posargs or TORTURE), env=env)
+    if not session.posargs:
+        session.run("python", "-m", "tests.torture", folder)
+        session.run("pytest", *ALONE, *STORE, env=env)
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pickle
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -42,6 +43,19 @@ def pytest_collection_finish() -> None:
     """What thousands of collected tests are made of is never garbage: `run` need not look at it, twice in each test."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes tells the first what it has tortured."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["torture"] = pickle.dumps(tally_of_torture)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """And that adds it up. One that has crashed has told nothing."""
+    if told := getattr(node, "workeroutput", {}).get("torture"):
+        tally_of_torture.add(pickle.loads(told))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,6 +16,7 @@ class Exchange:
     Attributes:
         pieces: the body of the request.
         cuts_off: hang up instead of sending the end of the body.
+        kind: of the scope: other than "http" it is no request.
         fails: sending raises from the first piece of a body on, as ASGI 2.4 has it for clients that hung up.
         sent: what the application has answered so far.
         hung_up: set it to hang up.
@@ -23,6 +24,7 @@ class Exchange:
 
     path: str = "/"
     pieces: Sequence[bytes] = ()
+    kind: str = "http"
     cuts_off: bool = False
     fails: bool = False
     sent: list[Message] = field(default_factory=list)
@@ -48,8 +50,13 @@ class Exchange:
             self._is_news.set()
             self._is_news = anyio.Event()
 
-        scope = {"type": "http", "method": "POST", "path": self.path, "query_string": b"", "headers": []}
+        scope = {"type": self.kind, "method": "POST", "path": self.path, "query_string": b"", "headers": []}
         await app(scope, receive, send)
+
+    async def until(self, said: bytes) -> None:
+        """Wait until the application has said that."""
+        while not any(said in message.get("body", b"") for message in self.sent):
+            await self._is_news.wait()
 
     @property
     def status(self) -> int:

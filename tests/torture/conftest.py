@@ -6,11 +6,6 @@ from pathlib import Path
 import pytest
 
 from .place import Place, place as new_place
-from .torture import LONG
-
-# Until samples of it hold each time, the torture runs where it is asked for (`nox -s proof`).
-_ASKED_FOR = ("cancelled", "failed", "interrupted", "killed", "sites")
-collect_ignore = [] if LONG else [f"test_{name}.py" for name in _ASKED_FOR]
 
 
 @pytest.fixture(autouse=True, scope="module")

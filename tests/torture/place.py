@@ -23,10 +23,11 @@ from memsafe_transcribe._download import transport
 
 from ..admission.room import ToldGuard
 from ..support.downloads import BODY, redirect_break_off_and_continue
-from ..support.media import tone_samples, write_encoded, write_wav
+from ..support.media import encode, tone_samples, write_encoded, write_wav
 from ..support.server import Exchange, Handler, Server
 
 _PATIENCE_SECONDS = 1.0
+_FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
 ANY = mt.UrlPolicy(allow_private=True)
 
 
@@ -217,7 +218,7 @@ def write_certificate(folder: Path) -> ssl.SSLContext:
 
 
 def _routes(place: Place) -> dict[str, Handler]:
-    bodies = {"/url.wav": wav(2.2, 500), "/long": BODY}
+    bodies = {"/url.wav": wav(2.2, 500), "/long": BODY, "/longer": BODY * 5}
 
     def answer(exchange: Exchange) -> None:
         place.gets[exchange.path] += not exchange.is_head
@@ -231,12 +232,22 @@ def _routes(place: Place) -> dict[str, Handler]:
         else:
             exchange.answer(body)
 
+    def changed(exchange: Exchange) -> None:
+        """Half of one file, and then the whole of another one."""
+        is_first = place.gets[exchange.path] == 0
+        place.gets[exchange.path] += not exchange.is_head
+        etag = "old" if is_first else "new"
+        exchange.send(f'HTTP/1.1 200 OK\r\nETag: "{etag}"\r\nContent-Length: {len(BODY)}\r\n\r\n'.encode())
+        if not exchange.is_head:
+            exchange.send(BODY[: len(BODY) // 2] if is_first else BODY)
+
     packed = gzip.compress(BODY[:400_000])
     return {
         "/": redirect_break_off_and_continue,
         "/end": redirect_break_off_and_continue,
+        "/changed": changed,
         "/packed": lambda exchange: exchange.answer(packed, Content_Encoding="gzip"),
-        **dict.fromkeys(("/url.wav", "/busy.wav", "/late.wav", "/long"), answer),
+        **dict.fromkeys(("/url.wav", "/busy.wav", "/late.wav", "/long", "/longer"), answer),
     }
 
 
@@ -272,6 +283,10 @@ def place(base: Path) -> Iterator[Place]:
         write_wav(here.folder / "short.wav", tone_samples(1.2, 400))
         for name, codec in (("sound.mp3", "mp3"), ("sound.ogg", "libopus"), ("sound.m4a", "aac")):
             write_encoded(here.folder / name, codec, 1.2)
+        encode(here.folder / "rf64.wav", "pcm_s16le", tone_samples(1.2), format="wav", options={"rf64": "always"})
+        encode(here.folder / "fragments.mp4", "aac", tone_samples(1.2), options={"movflags": _FRAGMENTED})
+        sound = (here.folder / "sound.m4a").read_bytes()
+        (here.folder / "freed.m4a").write_bytes(sound.replace(b"moov", b"free", 1))
         for controller in (admission, observer):
             controller.reserve_nowait(1).release()  # opens what the process keeps open
         mt.MemoryGuard(limit_bytes=1).snapshot()

@@ -28,8 +28,9 @@ _MODULES = {"os", "fcntl", "socket", "subprocess", "sqlite3", "tempfile", "selec
 # Of those modules, what asks the system for nothing, or cannot fail.
 _PURE = {
     "AddressFamily", "Struct", "_exit", "abspath", "basename", "cpu_count", "dirname", "environ", "fsdecode",
-    "fsencode", "fspath", "get", "geteuid", "getpid", "inet_ntop", "inet_pton", "isabs", "items", "join", "major",
-    "minor", "register_at_fork", "samestat", "sched_yield", "split", "strerror", "sysconf", "update", "urandom",
+    "fsencode", "fspath", "get", "geteuid", "getpid", "getrlimit", "inet_ntop", "inet_pton", "isabs", "items",
+    "join", "major", "minor", "register_at_fork", "samestat", "sched_yield", "split", "strerror", "sysconf",
+    "update", "urandom",
 }  # fmt: skip
 _METHODS = {
     "chmod", "exists", "is_dir", "is_file", "iterdir", "glob", "mkdir", "read_bytes", "read_text", "rename",
@@ -97,7 +98,8 @@ def _kind_of_io(node: ast.AST) -> str | None:
     if isinstance(whose, ast.Name) and whose.id in _MODULES:
         return f"{whose.id}.{function.attr}"
     is_socket = (whose.id if isinstance(whose, ast.Name) else getattr(function.value, "attr", "")) in _SOCKETS
-    return f".{function.attr}" if function.attr in _METHODS or is_socket else None
+    asks = function.attr in _METHODS or (is_socket and function.attr != "close")
+    return f".{function.attr}" if asks else None
 
 
 @cache

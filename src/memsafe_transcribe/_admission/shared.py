@@ -13,6 +13,7 @@ import errno
 import os
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from .._memory.kept import identified, leads_to
@@ -236,9 +237,11 @@ class SharedLedger:
         self._close()
 
     def _close(self) -> None:
-        if self._is_open():
-            os.close(self._fd)
+        is_open, fd = self._is_open(), self._fd
         self._fd, self._seat = -1, None
+        if is_open:
+            with suppress(OSError):  # it is closed all the same, and a finalizer has nobody to tell
+                os.close(fd)
 
     def _opened(self, fd: int) -> None:
         self._fd, self._file = identified(fd)

@@ -1,0 +1,59 @@
+"""What a scenario is, and what several of them use."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskStatus
+
+import memsafe_transcribe as mt
+
+from .place import Place
+
+Scenario = Callable[[Place], Awaitable[None]]
+SCENARIOS: dict[str, "Case"] = {}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scenario.
+
+    Attributes:
+        run: what is done.
+        begin: what is done before each run, untouched.
+        isolation: of its decoder.
+        forgets: whether it asks again for what was stored.
+    """
+
+    run: Scenario
+    begin: Scenario | None = None
+    isolation: str = "thread"
+    forgets: bool = False
+
+
+def case(**options: Any) -> Callable[[Scenario], Scenario]:
+    """One of the scenarios, under its function's name."""
+
+    def known(function: Scenario) -> Scenario:
+        SCENARIOS[getattr(function, "__name__", "")] = Case(function, **options)
+        return function
+
+    return known
+
+
+async def pieces(data: bytes) -> AsyncGenerator[bytes]:
+    """As a request's body comes."""
+    for at in range(0, len(data), 20_000):
+        await anyio.lowlevel.checkpoint()
+        yield data[at : at + 20_000]
+
+
+async def hold_for(
+    admission: mt.AdmissionController, seconds: float, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Hold a slot for a while."""
+    async with admission.reserve(1):
+        task_status.started()
+        await anyio.sleep(seconds)

@@ -1,0 +1,211 @@
+"""Downloads and uploads."""
+
+import os
+from collections.abc import AsyncGenerator
+from typing import Any
+from unittest.mock import patch
+
+import anyio
+import anyio.lowlevel
+
+import memsafe_transcribe as mt
+from memsafe_transcribe._download import publishing, writeback
+from memsafe_transcribe.testing import FakeGuard
+
+from ...admission.room import NOTHING, holds, told
+from ...support.downloads import BODY
+from ..cases import case, pieces
+from ..place import ANY, Place, wav
+
+
+@case()
+async def download(place: Place) -> None:
+    """HEAD, a redirect, a body that breaks off, its continuation by Range, `save_as`, and what is there replaced."""
+    async with place.downloader().fetch(f"{place.url}/") as file:
+        await file.save_as(place.saved / "file")
+        assert (place.saved / "file").read_bytes() == BODY
+        await file.save_as(place.saved / "file")
+
+
+@case()
+async def download_twice(place: Place) -> None:
+    """A second task waits for the first to find out about the URL."""
+    downloader = place.downloader()
+
+    async def one() -> None:
+        async with downloader.fetch(f"{place.url}/url.wav") as file:
+            assert file.size_bytes == len(wav(2.2, 500))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(one)
+        tasks.start_soon(one)
+
+
+@case()
+async def upload(place: Place) -> None:
+    """A request's body as a file, with a pause in it."""
+    async with place.downloader().receive(pieces(BODY[:200_000])) as file:
+        assert file.path.read_bytes() == BODY[:200_000]
+
+
+@case()
+async def probe(place: Place) -> None:
+    """HEAD alone."""
+    found = await place.downloader().probe(f"{place.url}/url.wav")
+    place.told.append("error" if found.size_bytes is None else "known")  # of a HEAD that fails, nothing is made
+
+
+@case()
+async def download_with_names(place: Place) -> None:
+    """Where the system knows no files without a name, for the spool and for what is published."""
+    left = place.saved / publishing._Target(0, "file").slots[0]  # noqa: SLF001 - by one that was killed
+    left.touch()
+    try:
+        with patch.object(publishing, "_O_TMPFILE", 0):
+            await download(place)
+            async with place.downloader().fetch(f"{place.url}/url.wav"):
+                pass
+            await place.job_store().cleanup(spool_dir=place.spool)
+    finally:
+        left.unlink(missing_ok=True)
+
+
+@case()
+async def download_gzip(place: Place) -> None:
+    """Unpacked as it comes, of unknown length."""
+    async with place.downloader(allow_gzip=True).fetch(f"{place.url}/packed") as file:
+        assert file.path.read_bytes() == BODY[:400_000]
+
+
+@case()
+async def download_fails(place: Place) -> None:
+    """A URL that is not there is remembered in the store, and forgotten when it is."""
+    store = place.job_store()
+    downloader = place.downloader(failures=store)
+    for path in ("/missing.wav", "/missing.wav", "/late.wav", "/late.wav"):
+        try:
+            async with downloader.fetch(f"{place.url}{path}", ask_anyway=path == "/late.wav"):
+                pass
+        except mt.DownloadError:
+            place.told.append("error")
+    place.told.append(str(await store.find(f"{place.url}/missing.wav") is not None))
+
+
+@case()
+async def download_behind_a_long_header(place: Place) -> None:
+    """More is sent than the system takes at once."""
+    async with place.downloader().fetch(f"{place.url}/url.wav", headers={"X-Long": "x" * 4_000_000}) as file:
+        assert file.size_bytes
+
+
+@case()
+async def downloads_in_memory(place: Place) -> None:
+    """The spool is memory, and there is not enough for both: the newer one makes room, and begins anew."""
+    await _in_memory(place, f"{place.url}/long")
+
+
+@case()
+async def upload_in_memory(place: Place) -> None:
+    """The same with an upload, which is never dropped."""
+    await _in_memory(place, pieces(BODY))
+
+
+async def _in_memory(place: Place, first: Any) -> None:
+    admission = told(2 * 6 * mt.MiB + len(BODY) + mt.MiB, max_concurrent=2)
+    downloader = place.downloader(admission=admission, spool_dir=place.memory)
+    has_begun = anyio.Event()
+
+    async def one(source: Any) -> None:
+        opening = downloader.fetch(source) if isinstance(source, str) else downloader.receive(source)
+        try:
+            async with opening as file:
+                assert file.size_bytes == len(BODY)
+        except mt.MemoryPressureError:  # an upload that came last finds nobody to take room from
+            pass
+
+    async def other() -> None:
+        await has_begun.wait()
+        await one(f"{place.url}/long?2")
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(one, first)
+            tasks.start_soon(other)
+            while not admission.statistics().reserved_bytes and not admission.statistics().granted:
+                await anyio.lowlevel.checkpoint()
+            has_begun.set()
+    finally:
+        place.left += [f"in memory: {holds(admission)}"] * (holds(admission) != NOTHING)
+
+
+@case()
+async def download_changed(place: Place) -> None:
+    """What comes after the connection broke is another file: the half of the first one is forgotten."""
+    async with place.downloader().fetch(f"{place.url}/changed") as file:
+        assert file.path.read_bytes() == BODY
+
+
+@case()
+async def download_to_a_slow_disk(place: Place) -> None:
+    """Memory is short, and the pages of a long one are waited for, on a system that knows but fsync."""
+    guard = FakeGuard(limit_bytes=1000 * mt.MiB, used_bytes=700 * mt.MiB)
+    with patch.object(writeback, "_sync_file_range", lambda: None):
+        async with place.downloader(guard=guard).fetch(f"{place.url}/longer") as file:
+            assert file.size_bytes == 5 * len(BODY)
+
+
+@case()
+async def saved_from_memory(place: Place) -> None:
+    """What is published lies on another file system than the spool."""
+    async with place.downloader(spool_dir=place.memory).fetch(f"{place.url}/long") as file:
+        await file.save_as(place.saved / "file")
+        assert (place.saved / "file").read_bytes() == BODY
+
+
+@case()
+async def upload_takes_room(place: Place) -> None:
+    """An upload, in memory, grows to more than there is room for beside a download that came later."""
+    admission = told(2 * 6 * mt.MiB + len(BODY) + mt.MiB, max_concurrent=2)
+    downloader = place.downloader(admission=admission, spool_dir=place.memory)
+    is_covered = anyio.Event()
+
+    async def slow() -> AsyncGenerator[bytes]:
+        yield BODY[: mt.MiB // 2]
+        await is_covered.wait()
+        async for piece in pieces(BODY[mt.MiB // 2 :]):
+            yield piece
+
+    async def later() -> None:
+        try:
+            async with downloader.fetch(f"{place.url}/long") as file:
+                assert file.size_bytes == len(BODY)
+        finally:
+            is_covered.set()
+
+    async def upload() -> None:
+        async with downloader.receive(slow()) as file:
+            assert file.size_bytes == len(BODY)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(upload)
+            while not admission.statistics().reserved_bytes:
+                await anyio.lowlevel.checkpoint()
+            tasks.start_soon(later)
+            while admission.statistics().reserved_bytes < len(BODY) and not is_covered.is_set():
+                await anyio.lowlevel.checkpoint()
+            is_covered.set()
+    finally:
+        place.left += [f"in memory: {holds(admission)}"] * (holds(admission) != NOTHING)
+
+
+@case()
+async def by_environment(place: Place) -> None:
+    """Where to spool is said by the environment, or by nobody."""
+    for name, folder in (("MEMSAFE_SPOOL_DIR", place.spool), ("TMPDIR", place.temporary)):
+        with patch.dict(os.environ, {name: str(folder)}), patch("tempfile.tempdir", None):
+            downloader = mt.SafeDownloader(policy=ANY, admission=place.admission)
+            async with downloader.fetch(f"{place.url}/url.wav") as file:
+                assert file.size_bytes
+    with patch("tempfile.tempdir", str(place.temporary)):
+        assert mt.SafeDownloader(admission=place.admission).spool_dir == place.temporary
