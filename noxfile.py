@@ -86,7 +86,7 @@ def torture(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     folder = os.environ.get("MEMSAFE_PROOF_DIR") or session.create_tmp()
     env = {"MEMSAFE_TEST_PROFILE": "long", "MEMSAFE_PROOF_DIR": folder}
-    session.run("pytest", *(session.posargs or TORTURE), env=env)
+    session.run("pytest", "-n", "auto", "--dist", "load", *(session.posargs or TORTURE), env=env)
     if not session.posargs:
         session.run("python", "-m", "tests.torture", folder)
         session.run("pytest", *ALONE, *STORE, env=env)

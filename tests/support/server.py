@@ -167,6 +167,14 @@ class Server:
         with self._closed:
             assert self._closed.wait_for(lambda: not self._open, _WAIT_SECONDS), "the client has not hung up"
 
+    def wait_until_quiet(self) -> None:
+        """The same for connections that were given up before they were even accepted: one more comes behind them."""
+        host, port = self._tcp.server_address[:2]
+        with socket.create_connection((str(host), port)) as last, contextlib.suppress(ConnectionError):
+            last.shutdown(socket.SHUT_WR)
+            last.recv(1)  # until it is closed on that side
+        self.wait_until_idle()
+
     def _handle(self, handler: socketserver.StreamRequestHandler) -> None:
         try:
             line = handler.rfile.readline().decode("latin-1").split()

@@ -4,6 +4,7 @@ import gc
 import os
 import random
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -14,7 +15,7 @@ import memsafe_transcribe as mt
 
 from .child import Nursery, Order
 from .faults import Faults
-from .left import held, left_of, now, rows_of, unraisable
+from .left import Before, held, left_of, now, rows_of, unraisable
 from .place import Place
 from .scenarios import SCENARIOS
 from .stepping import Act, Ran, by_all_tasks, run
@@ -46,6 +47,14 @@ def _alone(error: BaseException | None) -> Iterator[BaseException]:
             yield from _alone(each)
     elif error is not None:
         yield error
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Nothing is alive any more for the error's sake alone."""
+    for each in _alone(error):
+        traceback.clear_frames(each.__traceback__)
+    if error is not None:
+        gc.collect()
 
 
 class Bench:
@@ -108,7 +117,7 @@ class Bench:
         """Whether a process that runs it came to this step, and killed itself there. Raises as `cancelled` does."""
         place = self._place
         place.reset(self._begun)
-        before = now()
+        before = self._before()
         if not nursery.run(Order(self._name, self._backend, step, place.folders, place.url, place.tls_url)):
             return False
         where = f"killed: {self._where}, step {step}"
@@ -143,15 +152,20 @@ class Bench:
         asked = {name for name in self._place.asked for chunk in rows.chunks if name in chunk}
         assert self._case.forgets or not asked, (where, asked)
 
+    def _before(self) -> Before:
+        """What there is, when the last run is over for the servers, too."""
+        for server in self._place.servers:
+            server.wait_until_quiet()
+        return now()
+
     def _ran(self, acts: Mapping[int, Act], faults: Faults, what: str, *, is_fresh: bool = True) -> Ran:
         place = self._place
         place.reset(self._begun if is_fresh else None)
-        for server in place.servers:
-            server.wait_until_idle()
-        before = now()
+        before = self._before()
         with unraisable() as garbage:
             with faults.armed():
                 ran = run(partial(self._case.run, place), self._backend, acts)
+            _forget_frames(ran.error)
             found = [*ran.left, *place.left, *held(place.admission, place.observer)]
             may_remove = not {"os.unlink", "os.rmdir"} & set(faults.names)
             found += left_of(before, place.servers, place.swept if may_remove else [])

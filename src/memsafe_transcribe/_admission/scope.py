@@ -139,14 +139,17 @@ class ContainerScope(ProcessScope):
             shared.leave()
 
     def _join(self, ledger: Ledger) -> None:
-        folder = default_folder()
         try:
+            folder = default_folder()
             self._shared = SharedLedger(folder, self._max_concurrent)
         except LedgerBusyError as error:
             self.is_locked, self._present = True, error.members
             return
         except LedgerUnavailableError as error:
             self._divide(ledger, error)
+            return
+        except OSError as error:  # it cannot be found out where it is
+            self._divide(ledger, LedgerUnavailableError(str(error)))
             return
         self.divisor, self._problem, self.is_locked = 1, None, False
         for name in self._lanes:

@@ -290,8 +290,11 @@ def _find_lost(folder: Path) -> int | None:
         is_ours = False
         try:
             found = os.fstat(fd)
-            is_ours = found.st_size == table.FILE_BYTES and found.st_uid == os.geteuid()
-            is_ours = is_ours and any(_is_leased(fd, seat) for seat in range(table.SEATS))
+            is_ours = (
+                found.st_size == table.FILE_BYTES
+                and found.st_uid == os.geteuid()
+                and any(_is_leased(fd, seat) for seat in range(table.SEATS))
+            )
         finally:
             if not is_ours:
                 os.close(fd)

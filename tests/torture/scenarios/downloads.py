@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 from unittest.mock import patch
 
@@ -172,8 +173,9 @@ async def upload_takes_room(place: Place) -> None:
     async def slow() -> AsyncGenerator[bytes]:
         yield BODY[: mt.MiB // 2]
         await is_covered.wait()
-        async for piece in pieces(BODY[mt.MiB // 2 :]):
-            yield piece
+        async with aclosing(pieces(BODY[mt.MiB // 2 :])) as rest:
+            async for piece in rest:
+                yield piece
 
     async def later() -> None:
         try:
