@@ -158,8 +158,10 @@ class SegmentStream:
                 self._failure, self._is_read = error, True
         if self._works:
             await self._works[0].done.wait()
-            if not self._is_closed:
-                self._take(self._works.popleft())
+        if self._is_closed:  # meanwhile, with what was in work: nothing that is left may pass for all there was
+            return
+        if self._works:
+            self._take(self._works.popleft())
         else:
             self._ready.extend(self._stitcher.finish())
             damaged = [Gap(gap.start_seconds, gap.end_seconds, gap.reason) for gap in self._audio.gaps]
@@ -184,7 +186,7 @@ class SegmentStream:
         if not self._works:
             await self._job.may_call(deadline)
         cut = await self._cuts.read()
-        if cut is None:
+        if cut is None or self._is_closed:
             self._is_read = True
             return False
         work = _Work(cut)
