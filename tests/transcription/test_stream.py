@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 import anyio
@@ -15,7 +16,7 @@ from memsafe_transcribe._tasks import background
 from memsafe_transcribe._transcription.asking import Asker, OnError
 from memsafe_transcribe._transcription.recording import NotRecorded
 from memsafe_transcribe._transcription.registry import EngineLike, resolve
-from memsafe_transcribe._transcription.stream import SegmentStream
+from memsafe_transcribe._transcription.stream import SegmentStream, gathered
 from memsafe_transcribe.testing import FakeEngine
 
 from ..conftest import Run
@@ -134,3 +135,25 @@ def test_a_chunk_that_comes_while_its_block_ends_is_not_waited_for(run: Run) -> 
             audio.may_go_on.set()
 
     run(main)
+
+
+@pytest.mark.parametrize("failing", ["first half", "second half"])
+def test_where_a_job_stops_all_that_was_read_is_in_the_gap(run: Run, failing: str) -> None:
+    """Also what no header tells of: the rest of a chunk that was cut in two, and the chunks behind it."""
+
+    async def engine(chunk: mt.AudioChunk) -> str:
+        if chunk.index == 0 and chunk.duration_seconds > 9:
+            raise mt.ChunkTooLargeError("too much")
+        if chunk.index == 0 and failing == ("second half" if chunk.start_seconds else "first half"):
+            raise ValueError("not this")
+        return "heard"
+
+    async def main() -> mt.Transcript:
+        audio = _Audio(3, 3)
+        audio.may_go_on.set()
+        async with background() as tasks:
+            with closing(_stream(engine, audio, tasks, _Recorder(), "stop")) as stream:
+                return await gathered(stream)
+
+    (gap,) = run(main).gaps
+    assert (gap.start_seconds > 0, gap.end_seconds) == (failing == "second half", 30.0)

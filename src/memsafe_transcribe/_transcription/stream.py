@@ -114,7 +114,7 @@ class SegmentStream:
         self._stitcher = Stitcher()
         self._works: deque[_Work] = deque()  # in order of time
         self._ready: deque[Segment] = deque()
-        self._next_index = self._total_samples = 0
+        self._next_index = self._total_samples = self._cut_samples = 0
         self._is_read = self._is_over = self._is_closed = False
         self._failure: Exception | None = None  # raised when all that was heard before it is out
         self._iterating = anyio.ResourceGuard("iterating over")
@@ -191,6 +191,7 @@ class SegmentStream:
             return False
         work = _Work(cut)
         self._works.append(work)
+        self._cut_samples = cut.span.core_end
         if cut.span.is_silent:
             work.done.set()
             return False
@@ -246,7 +247,8 @@ class SegmentStream:
         if ends_the_job:
             self._is_read = True
             self._drop_works()
-            end = max(end, self._audio.info.duration_seconds or 0.0)  # nobody looked farther than the header
+            # All that is not asked for any more; farther than what was cut, there is only the header's word.
+            end = max(self._cut_samples / SAMPLE_RATE_HZ, self._audio.info.duration_seconds or 0.0)
         self.gaps = (*self.gaps, Gap(start, end, str(failure)))
 
     def _fail(self, error: Exception) -> None:
