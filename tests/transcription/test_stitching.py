@@ -68,6 +68,40 @@ def test_impossible_times_are_marked() -> None:
     assert last.words[-1].end_seconds == 90.0
 
 
+_BLANK_WORDS = (mt.Word(" ", 0.0, 1.0), mt.Word("", 1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(mt.ChunkResult(text="two words", segments=(mt.Segment(" ", 0.0, 1.0),)), id="blank segments"),
+        pytest.param(mt.ChunkResult(text="two words", words=_BLANK_WORDS), id="blank words"),
+        pytest.param(
+            mt.ChunkResult(
+                segments=(mt.Segment("", 0.0, 2.0, words=(mt.Word("two", 0.0, 1.0), mt.Word("words", 1.0, 2.0))),)
+            ),
+            id="a segment of words alone",
+        ),
+        pytest.param(
+            mt.ChunkResult(
+                segments=(mt.Segment("", 0.0, 2.0),), words=(mt.Word("two", 0.0, 1.0), mt.Word("words", 1.0, 2.0))
+            ),
+            id="blank segments beside words",
+        ),
+        pytest.param(
+            mt.ChunkResult(segments=(mt.Segment("two words", 0.0, 2.0, words=_BLANK_WORDS),)),
+            id="a segment of blank words",
+        ),
+    ],
+)
+@pytest.mark.parametrize("span", [CHUNK, ChunkSpan(60.0, 62.0, 60.0, 64.0)], ids=["alone", "with an overlap"])
+def test_what_is_said_is_not_lost_behind_parts_that_say_nothing(span: ChunkSpan, result: mt.ChunkResult) -> None:
+    """Some servers give a list of segments, or of words, with nothing in them."""
+    segments = place(span, result)
+    assert words_of(segments) == ["two", "words"]
+    assert all(word.text.strip() for segment in segments for word in segment.words)
+
+
 def test_words_are_grouped_into_captions() -> None:
     """A pause, seven seconds, or two lines of text end a segment."""
     pause = place(CHUNK, mt.ChunkResult(words=(mt.Word("one", 0.0, 1.0), mt.Word("two", 1.8, 2.0))))

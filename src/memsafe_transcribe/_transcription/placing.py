@@ -1,9 +1,9 @@
 """Pure: what an engine heard in one chunk -> pieces on the clock of the whole audio -> segments."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from math import inf, isnan
 
 from .protocol import ChunkResult
 from .scripts import join_text, tokens_of
@@ -76,22 +76,33 @@ def pieces_of(span: ChunkSpan, result: ChunkResult) -> list[Piece]:
     """Put what an engine heard onto the clock of the whole audio.
 
     Times outside what it heard, or running backwards, are moved to the nearest possible ones and marked untrusted.
-    Text without times spans what was heard of the core.
+    Text without times spans what was heard of the core. What is blank counts for nothing, where something else is said.
 
     Args:
         span: the chunk.
         result: its times count from `span.start_seconds`.
     """
     clock = _Clock(span)
-    if result.segments:
-        placed = (_placed_segment(segment, clock) for segment in result.segments if segment.text.strip())
+    if segments := [segment for segment in map(_without_blanks, result.segments) if segment.text]:
+        placed = (_placed_segment(segment, clock) for segment in segments)
         return _judged([piece for segment in placed for piece in _pieces_of_segment(segment)], clock)
-    if result.words:
-        return _judged([_piece_of_word(word, None) for word in _placed_words(result.words, clock)], clock)
+    if words := _not_blank(result.words):
+        return _judged([_piece_of_word(word, None) for word in _placed_words(words, clock)], clock)
     text = " ".join(result.text.split())
     start = max(span.start_seconds, span.core_start_seconds)
     end = max(start, min(span.end_seconds, span.core_end_seconds))
     return [Piece(text, start, end, trusted=False, times=Times.NONE)] if text else []
+
+
+def _not_blank(words: Iterable[Word]) -> tuple[Word, ...]:
+    return tuple(word for word in words if word.text.strip())
+
+
+def _without_blanks(segment: Segment) -> Segment:
+    """The same with white space folded, and with the text of its words where it has none of its own."""
+    words = _not_blank(segment.words)
+    text = " ".join(segment.text.split()) or join_text(word.text for word in words)
+    return replace(segment, text=text, words=words)
 
 
 class _Clock:
@@ -117,7 +128,7 @@ class _Clock:
         return start, end, item.trusted and moved <= _ROUNDING_SECONDS
 
     def _nearest(self, wanted_seconds: float, earliest_seconds: float) -> float:
-        if math.isnan(wanted_seconds):
+        if isnan(wanted_seconds):
             return earliest_seconds
         return min(max(wanted_seconds, earliest_seconds), self._end)
 
@@ -127,7 +138,7 @@ def _float(seconds: float) -> float:
     try:
         return float(seconds)
     except OverflowError:
-        return math.inf if seconds > 0 else -math.inf
+        return inf if seconds > 0 else -inf
 
 
 def _placed_words(words: Iterable[Word], clock: _Clock) -> Iterator[Word]:
@@ -138,7 +149,7 @@ def _placed_words(words: Iterable[Word], clock: _Clock) -> Iterator[Word]:
 def _placed_segment(segment: Segment, clock: _Clock) -> Segment:
     start, end, trusted = clock.place(segment, is_piece=not segment.words)
     words = tuple(_placed_words(segment.words, clock))
-    return Segment(" ".join(segment.text.split()), start, end, trusted, words)
+    return Segment(segment.text, start, end, trusted, words)
 
 
 def _pieces_of_segment(segment: Segment) -> list[Piece]:
