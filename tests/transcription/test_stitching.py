@@ -68,6 +68,12 @@ def test_impossible_times_are_marked() -> None:
     assert last.words[-1].end_seconds == 90.0
 
 
+def test_an_end_that_is_no_number_is_marked() -> None:
+    """Not only a start."""
+    (segment,) = place(CHUNK, mt.ChunkResult(words=(mt.Word("a", 1.0, float("nan")),)))
+    assert [(word.start_seconds, word.end_seconds, word.trusted) for word in segment.words] == [(61.0, 61.0, False)]
+
+
 _BLANK_WORDS = (mt.Word(" ", 0.0, 1.0), mt.Word("", 1.0, 2.0))
 
 

@@ -123,8 +123,8 @@ class _Clock:
         start = self._nearest(wanted[0], self._latest)
         end = self._nearest(wanted[1], start)
         self._latest = start
-        moved = max(abs(wanted[0] - start), abs(wanted[1] - end))
-        self.impossible += is_piece and not (item.trusted and moved <= _SLIP_SECONDS)  # not a number is neither
+        moved = inf if any(map(isnan, wanted)) else max(abs(wanted[0] - start), abs(wanted[1] - end))
+        self.impossible += is_piece and not (item.trusted and moved <= _SLIP_SECONDS)
         return start, end, item.trusted and moved <= _ROUNDING_SECONDS
 
     def _nearest(self, wanted_seconds: float, earliest_seconds: float) -> float:
