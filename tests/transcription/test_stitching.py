@@ -435,6 +435,17 @@ def test_where_the_left_side_was_silent_in_the_overlap_nothing_was_held_back() -
     ]
 
 
+def test_a_chunk_that_reaches_back_into_one_that_did_not_reach_forwards_keeps_its_words() -> None:
+    """So chunks of less than a second are cut where silence begins just before the border."""
+    before = ChunkSpan(1.45, 1.76, 1.24, 1.76)
+    behind = ChunkSpan(1.76, 2.07, 1.7, 2.28)
+    one, two = mt.Word("one", 0.1, 0.4), mt.Word("two", 0.2, 0.4)
+    stitcher = Stitcher()
+    segments = stitcher.push(before, mt.ChunkResult(words=(one,)))
+    segments += stitcher.push(behind, mt.ChunkResult(words=(mt.Word("one", 0.0, 0.02), two))) + stitcher.finish()
+    assert words_of(segments) == ["one", "two"]
+
+
 def test_words_whose_times_are_not_believed_are_not_cut() -> None:
     """An engine that calls a whole phrase a word, with times in another unit: nothing is lost, and it is flagged."""
     left = mt.ChunkResult(words=(mt.Word("down to the river", 9_000.0, 9_900.0),))

@@ -57,7 +57,8 @@ class Stitcher:
         elif any(piece.times is Times.NONE for piece in pieces):
             pieces = marked(pieces)
         else:  # what was said before that is out already
-            pieces = [piece for piece in pieces if piece.middle_seconds >= _held_since(self._left)]
+            since = min(_held_since(self._left), self._left.core_end_seconds)
+            pieces = [piece for piece in pieces if piece.middle_seconds >= since]
         self._left = span
         done, self._held = _divided(pieces, span)
         return self._final(done)
@@ -85,8 +86,10 @@ class Stitcher:
 
 
 def _held_since(span: ChunkSpan) -> float:
-    """From when on the next chunk may have heard the same. It may reach farther before the border than this one
-    after it, of which silence was taken off."""
+    """From when on the next chunk may have heard the same, and what was said is held back; never, where this one did
+    not reach behind the border. The next may reach farther before it than this one after it, of which silence was taken
+    off.
+    """
     if span.end_seconds <= span.core_end_seconds:
         return inf
     return span.core_end_seconds - max(_OVERLAP_SECONDS, span.end_seconds - span.core_end_seconds)
