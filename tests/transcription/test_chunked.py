@@ -18,6 +18,7 @@ import pytest
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._memory.pressure import Term
+from memsafe_transcribe.testing import FakeGuard
 
 from ..conftest import Run
 from ..support.media import SPEECH, tone_samples, write_wav
@@ -328,6 +329,25 @@ def test_an_engines_memory_is_charged_while_it_is_open(run: Run) -> None:
 
     run(main)
     assert engine.closed == 0
+
+
+def test_an_engines_memory_counts_as_used_from_its_first_answer_on(run: Run, tmp_path: Path) -> None:
+    """Not from silence on that was done before: until it is asked, it may have no model in memory yet."""
+    path = write_wav(tmp_path / "late.wav", bytes(2 * 16_000 * 10) + tone_samples(40.0))
+    admission = mt.AdmissionController(guard=FakeGuard(limit_bytes=1024 * mt.MiB), scope="process")
+    budgets: list[int] = []
+
+    class Looking(Resident):
+        async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> mt.ChunkResult:
+            budgets.append(admission.statistics().budget_bytes)
+            return await super().transcribe(chunk, context)
+
+    async def main() -> mt.Transcript:
+        return await mt.ChunkedTranscriber(Looking(), admission=admission, chunk_seconds=20).transcribe(path)
+
+    assert run(main).duration_seconds == 50.0
+    first, second, *_ = budgets
+    assert 99 * mt.MiB < second - first < 110 * mt.MiB
 
 
 def test_an_engine_is_opened_once_for_jobs_that_overlap(run: Run) -> None:

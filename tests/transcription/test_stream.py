@@ -91,7 +91,7 @@ def _stream(
     engine: EngineLike, audio: _Audio, tasks: anyio.abc.TaskGroup, recorder: _Recorder, on_error: OnError = "raise"
 ) -> SegmentStream:
     job = _Job()
-    asker = Asker(resolve(engine, None), mt.ChunkContext(), on_error, job.may_call, recorder)
+    asker = Asker(resolve(engine, None), mt.ChunkContext(), on_error, job.may_call, recorder, lambda: None)
     return SegmentStream(asker, audio, audio, job, recorder, tasks, None)
 
 

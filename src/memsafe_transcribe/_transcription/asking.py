@@ -45,6 +45,7 @@ class Asker:
         on_error: what a failed chunk is to the job.
         may_call: awaited before each call with its deadline; raises if no call may be made until then.
         recorder: who keeps each answer, and knows those of an earlier run.
+        on_answer: called when the engine has answered.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Asker:
         on_error: OnError,
         may_call: Callable[[float], Awaitable[None]],
         recorder: Recorder,
+        on_answer: Callable[[], object],
     ) -> None:
-        self._recorder = recorder
         self._engine = engine
         self._context = context
         self._on_error = on_error
         self._may_call = may_call
+        self._recorder = recorder
+        self._on_answer = on_answer
 
     @property
     def raises(self) -> bool:
@@ -117,12 +120,15 @@ class Asker:
             await self._may_call(deadline)
             deadline_seconds = deadline - anyio.current_time() if deadline < inf else None
             try:
-                return await self._engine.transcribe(
+                result = await self._engine.transcribe(
                     chunk, replace(self._context, deadline_seconds=deadline_seconds, attempt=attempt)
                 )
             except TranscriberFailedError as failure:
                 pause_seconds = _pause_seconds(failure, attempt, deadline - anyio.current_time())
                 _LOG.info("chunk %d is asked for again in %.1f s: %s", chunk.index, pause_seconds, failure)
+            else:
+                self._on_answer()
+                return result
             await anyio.sleep(pause_seconds)
             attempt += 1
 

@@ -1,7 +1,5 @@
 """What one running job holds of its container: its slot, further slots, and memory that is told to the admission."""
 
-from collections.abc import Callable
-
 import anyio
 import anyio.lowlevel
 
@@ -29,7 +27,6 @@ class RunningJob:
         decoder_bytes: what that is reserved for.
         sizes: of its chunks.
         report: told how far it is.
-        on_answer: called when the engine has answered something.
     """
 
     def __init__(
@@ -40,7 +37,6 @@ class RunningJob:
         decoder_bytes: int,
         sizes: Sizes,
         report: OnProgress,
-        on_answer: Callable[[], object],
     ) -> None:
         self.concurrency = sizes.concurrency
         self._admission = admission
@@ -49,7 +45,6 @@ class RunningJob:
         self._decoder_bytes = decoder_bytes
         self._chunk_bytes = sizes.chunk_bytes
         self._report = report
-        self._on_answer = on_answer
         self._running = 0
         self._extra_slots: list[Reservation] = []
 
@@ -105,5 +100,3 @@ class RunningJob:
             self._reservation.try_grow(decoder_bytes - self._decoder_bytes)
             self._decoder_bytes = decoder_bytes
         self._reservation.mark_used(decoder_bytes + held_bytes)
-        if done_seconds:
-            self._on_answer()

@@ -192,7 +192,7 @@ class Runner:
         audio = StoredAudio(job)
         replay = Replay(audio.info.duration_seconds, report)
         async with background() as tasks:
-            asker = Asker(self.engine, context, self.settings.on_error, replay.may_call, audio)
+            asker = Asker(self.engine, context, self.settings.on_error, replay.may_call, audio, self._shared.mark_used)
             with closing(SegmentStream(asker, audio, audio, replay, audio, tasks, context.language)) as segments:
                 yield segments
 
@@ -226,10 +226,12 @@ class Runner:
             if kept is not None:
                 await kept.begin(kept.job.key)
             decoder = await opened_here.enter_async_context(self.decoding(media, limit_bytes))
-            job = RunningJob(self.admission, reserved, decoder, decoder_bytes, sizes, report, self._shared.mark_used)
+            job = RunningJob(self.admission, reserved, decoder, decoder_bytes, sizes, report)
             with closing(job):
                 async with background() as tasks:
-                    asker = Asker(self.engine, context, settings.on_error, job.may_call, recorder)
+                    asker = Asker(
+                        self.engine, context, settings.on_error, job.may_call, recorder, self._shared.mark_used
+                    )
                     cuts = ChunkReader(decoder, Chunker(plan.wanted_samples, plan.longest_samples))
                     with closing(
                         SegmentStream(asker, decoder, cuts, job, recorder, tasks, context.language)
