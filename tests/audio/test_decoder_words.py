@@ -45,6 +45,12 @@ CASES = {
     "a gap backwards": gaps(b'[-5, -16000, "x"]'),
     "a gap beyond floats": gaps(b"[0, 1" + b"0" * 400 + b', "x"]'),
     "info of other types": words(b"I", {"format": [1], "codec": {}, "duration_seconds": "x", "is_confined": 3}) + END,
+    "an end that counts more samples than came": INFO
+    + sound(LEVELS, SAMPLES)
+    + words(b"D", {"samples": 32_000, "gaps": []}),
+    "an end that counts fewer": INFO + sound(LEVELS, SAMPLES) * 2 + END,
+    "an end that counts none": INFO + sound(LEVELS, SAMPLES) + words(b"D", {"gaps": []}),
+    "samples before it says what they are of": sound(LEVELS, SAMPLES) + INFO + sound(LEVELS, SAMPLES) + END,
     "an unknown kind": INFO + words(b"Z", {"kind": "limit", "message": "x"}),
 }
 

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from memsafe_transcribe._audio.words import Block, DecodeGap, MediaInfo, block_of, gaps_of, info_of, refusal_of
+from memsafe_transcribe._audio.words import (
+    Block,
+    DecodeGap,
+    MediaInfo,
+    block_of,
+    gaps_of,
+    info_of,
+    refusal_of,
+    samples_of,
+)
 
 INFO = {"format": "mov,mp4", "codec": "aac", "duration_seconds": 1.5, "is_confined": True}
 NONSENSE = (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, struct.error)
@@ -109,6 +118,14 @@ def test_gaps_that_cannot_be_are_nonsense(gaps: Any) -> None:
         gaps_of(said({"gaps": gaps}), 10)
 
 
+def test_samples_are_a_whole_number() -> None:
+    """Nothing that merely is equal to one."""
+    assert samples_of(said({"samples": 3})) == 3
+    for value in [{}, {"samples": None}, {"samples": 3.0}, {"samples": True}, {"samples": "3"}]:
+        with pytest.raises(NONSENSE):
+            samples_of(said(value))
+
+
 def test_a_refusal_is_a_kind_and_a_message() -> None:
     """Both are texts, and cut where they are long."""
     assert refusal_of(said({"kind": "limit", "message": "m" * 501})) == ("limit", "m" * 500)
@@ -120,6 +137,6 @@ def test_a_refusal_is_a_kind_and_a_message() -> None:
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 100_000])
 def test_what_is_no_object_says_nothing(payload: bytes) -> None:
     """Whatever was to be read from it."""
-    for read in (info_of, refusal_of, lambda data: gaps_of(data, 10)):
+    for read in (info_of, refusal_of, samples_of, lambda data: gaps_of(data, 10)):
         with pytest.raises(NONSENSE):
             read(payload)

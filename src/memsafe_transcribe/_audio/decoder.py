@@ -16,9 +16,10 @@ from .._worker.process import WorkerProcess
 from .._worker.thread import Send, WorkerThread, worker_thread
 from . import sniff
 from .isobmff import index_bytes, is_mp4
-from .words import SAMPLE_RATE_HZ, Block, DecodeGap, MediaInfo, block_of, gaps_of, info_of, refusal_of
+from .words import SAMPLE_RATE_HZ, Block, DecodeGap, MediaInfo, block_of, gaps_of, info_of, refusal_of, samples_of
 
-BYTES_PER_SECOND = SAMPLE_RATE_HZ * 2
+_SAMPLE_BYTES = 2
+BYTES_PER_SECOND = SAMPLE_RATE_HZ * _SAMPLE_BYTES
 
 # Measured with PyAV 18.1: an idle decoding process has 13 MiB of RssAnon, with a common stream up to 16, and of an MP4
 # (its boxes, and the AAC decoder) up to 18. What it may allocate beyond the idle ones is set by RLIMIT_DATA: 24 MiB
@@ -71,7 +72,8 @@ class Decoder:
         self._max_audio_seconds = max_audio_seconds
         self._what = "process" if worker.pid is not None else "thread"
         self._block: Block | None = None
-        self._received_seconds = self._waited_seconds = 0.0
+        self._received_samples = 0
+        self._waited_seconds = 0.0
         self._ended = False
         self.info = MediaInfo("unknown", "unknown", None, False)
         self.gaps: tuple[DecodeGap, ...] = ()
@@ -80,6 +82,10 @@ class Decoder:
     def pid(self) -> int | None:
         """The decoding process; None if it is a thread of this one."""
         return self._worker.pid
+
+    @property
+    def _received_seconds(self) -> float:
+        return self._received_samples / SAMPLE_RATE_HZ
 
     async def start(self) -> None:
         """Wait until the file has been recognized; then `info` is known."""
@@ -124,12 +130,14 @@ class Decoder:
     def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"P":
             self._block = block_of(payload)
-            self._received_seconds += len(self._block.samples) / BYTES_PER_SECOND
+            self._received_samples += len(self._block.samples) // _SAMPLE_BYTES
             if self._received_seconds > self._max_audio_seconds + 1:
                 raise self._refusal("limit", "more audio came out of it than was asked for")
         elif kind == b"I":
             self.info = info_of(payload)
         elif kind == b"D":
+            if samples_of(payload) != self._received_samples:  # or else what did not come would be missing in silence
+                raise ValueError("not all samples have come")
             # What is missing may lie behind what was heard, up to what the header claims.
             most_seconds = max(self._max_audio_seconds, self._received_seconds) + 1
             self.gaps = gaps_of(payload, int(most_seconds * SAMPLE_RATE_HZ))

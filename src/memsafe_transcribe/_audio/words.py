@@ -101,6 +101,18 @@ def gaps_of(payload: bytes, most_samples: int) -> tuple[DecodeGap, ...]:
     return tuple(gaps)
 
 
+def samples_of(payload: bytes) -> int:
+    """How many samples there were in all.
+
+    Raises:
+        ValueError, TypeError, LookupError: it cannot be that.
+    """
+    samples = _dict_of(payload)["samples"]
+    if type(samples) is not int:
+        raise TypeError("no number")
+    return samples
+
+
 def refusal_of(payload: bytes) -> tuple[str, str]:
     """(kind, message) of why it is not decoded.
 
