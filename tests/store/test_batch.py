@@ -15,6 +15,7 @@ import pytest
 import memsafe_transcribe as mt
 from memsafe_transcribe._memory.pressure import Term
 from memsafe_transcribe._store.batches import MAX_DEATHS
+from memsafe_transcribe.testing import FakeEngine
 
 from ..conftest import Run
 from ..support.media import tone_samples, write_wav
@@ -203,6 +204,43 @@ def test_a_consumer_that_does_not_take_holds_the_work_up(run: Run, tones: list[P
 
     run(main)
     assert max(most) <= 3
+
+
+def test_who_iterates_behind_the_block_is_told_so(run: Run, tones: list[Path]) -> None:
+    """And who waited in another task: what was in work is given up, and no outcome of it will come."""
+
+    async def told(outcomes: mt.Outcomes) -> None:
+        with anyio.fail_after(10), pytest.raises(RuntimeError, match=r"the block of run\(\) has ended"):
+            await anext(outcomes)
+
+    async def main() -> None:
+        engine = FakeEngine()
+        engine.hold()
+        async with anyio.create_task_group() as tasks:
+            async with batch_of(engine).run(tones) as outcomes:
+                tasks.start_soon(told, outcomes)
+                await engine.wait_for_calls(1)
+            await told(outcomes)
+
+    run(main)
+
+
+def test_what_came_in_the_block_may_be_taken_behind_it(run: Run, tones: list[Path]) -> None:
+    """It is all there is."""
+
+    async def main() -> list[mt.Outcome]:
+        all_done = anyio.Event()
+
+        def note(progress: mt.BatchProgress) -> None:
+            if progress.done == 2:
+                all_done.set()
+
+        async with batch_of(FakeEngine()).run(tones[:2], on_progress=note) as outcomes:
+            await all_done.wait()
+            await anyio.wait_all_tasks_blocked()  # and it has been seen that no more sources come
+        return [outcome async for outcome in outcomes]
+
+    assert errors_of(run(main)) == [NONE, NONE]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -107,6 +107,7 @@ class BatchTranscriber:
                 finally:
                     if batch is not None:
                         batch.is_at_its_end = outcomes._is_complete  # noqa: SLF001
+                    outcomes._close()  # noqa: SLF001
 
 
 class _Window:
@@ -163,7 +164,7 @@ class Outcomes:
         self._running: dict[int, RunningSource] = {}
         self._ready: dict[int, Outcome] = {}  # in the order in which they came
         self._begun = self._given = self._done = self._failed = 0
-        self._is_fed = False
+        self._is_fed = self._is_closed = False
         self._failure: Exception | None = None
         self._is_stopped = False
         self._changed = anyio.Event()
@@ -193,7 +194,14 @@ class Outcomes:
                 if failure is not None:
                     raise failure
                 raise StopAsyncIteration
+            if self._is_closed:
+                raise RuntimeError("the block of run() has ended; iterate inside it")
             await self._changed.wait()
+
+    def _close(self) -> None:
+        """Called when the block ends: what is in work then comes to nothing."""
+        self._is_closed = True
+        self._changed.set()
 
     def _next(self) -> Outcome | None:
         index = self._given if self._ordered else next(iter(self._ready), -1)
