@@ -72,7 +72,7 @@ class Decoder:
         self._max_audio_seconds = max_audio_seconds
         self._what = "process" if worker.pid is not None else "thread"
         self._block: Block | None = None
-        self._received_samples = 0
+        self._received_bytes = 0
         self._waited_seconds = 0.0
         self._ended = False
         self.info = MediaInfo("unknown", "unknown", None, False)
@@ -85,7 +85,7 @@ class Decoder:
 
     @property
     def _received_seconds(self) -> float:
-        return self._received_samples / SAMPLE_RATE_HZ
+        return self._received_bytes / BYTES_PER_SECOND
 
     async def start(self) -> None:
         """Wait until the file has been recognized; then `info` is known."""
@@ -130,13 +130,13 @@ class Decoder:
     def _take(self, kind: bytes, payload: bytes) -> None:
         if kind == b"P":
             self._block = block_of(payload)
-            self._received_samples += len(self._block.samples) // _SAMPLE_BYTES
+            self._received_bytes += len(self._block.samples)
             if self._received_seconds > self._max_audio_seconds + 1:
                 raise self._refusal("limit", "more audio came out of it than was asked for")
         elif kind == b"I":
             self.info = info_of(payload)
         elif kind == b"D":
-            if samples_of(payload) != self._received_samples:  # or else what did not come would be missing in silence
+            if samples_of(payload) * _SAMPLE_BYTES != self._received_bytes:  # the rest would be missing in silence
                 raise ValueError("not all samples have come")
             # What is missing may lie behind what was heard, up to what the header claims.
             most_seconds = max(self._max_audio_seconds, self._received_seconds) + 1
