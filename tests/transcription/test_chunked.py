@@ -10,7 +10,7 @@ import threading
 import wave
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import psutil
@@ -329,6 +329,50 @@ def test_an_engines_memory_is_charged_while_it_is_open(run: Run) -> None:
 
     run(main)
     assert engine.closed == 0
+
+
+class Closing:
+    """An engine whose closing takes as long as the test wants."""
+
+    capabilities = mt.Capabilities(resident_bytes=100 * mt.MiB)
+    made: ClassVar[list["Closing"]] = []
+
+    def __init__(self) -> None:
+        self.made.append(self)
+        self.is_closing = anyio.Event()
+        self.may_close = anyio.Event()
+        self.does_close = False
+        self.asked = 0
+
+    async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> str:
+        assert not self.does_close
+        self.asked += 1
+        return "heard"
+
+    async def aclose(self) -> None:
+        self.does_close = True
+        self.is_closing.set()
+        await self.may_close.wait()
+        self.does_close = False
+
+
+def test_an_engine_that_closes_is_not_asked_meanwhile(run: Run) -> None:
+    """A job that comes just then waits for that, and only then promises its memory: there is one model at a time."""
+
+    async def main() -> None:
+        admission = mt.AdmissionController(scope="process")
+        transcriber = mt.ChunkedTranscriber(f"{__name__}:{Closing.__name__}", admission=admission)
+        engine = Closing.made[-1]
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transcriber.transcribe, SPEECH)
+            await engine.is_closing.wait()
+            tasks.start_soon(transcriber.transcribe, SPEECH)
+            await anyio.wait_all_tasks_blocked()
+            assert (engine.asked, admission.statistics().reserved_bytes) == (1, 100 * mt.MiB)
+            engine.may_close.set()
+        assert (engine.asked, admission.statistics().reserved_bytes) == (2, 0)
+
+    run(main)
 
 
 def test_an_engines_memory_counts_as_used_from_its_first_answer_on(run: Run, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class SharedEngine:
         self._lock = anyio.Lock()
         self._hold = AsyncExitStack()
         self._reservation: Reservation | None = None
+        self._closing: anyio.Event | None = None  # while it does; set when it has
 
     @property
     def missing_bytes(self) -> int:
@@ -45,9 +46,11 @@ class SharedEngine:
             await self.leave()
 
     async def enter(self) -> None:
-        """Charge for its memory when its first user comes."""
+        """Charge for its memory when its first user comes: not before it has closed, if it does so just now."""
         need_bytes = self._engine.capabilities.resident_bytes
         async with self._lock:
+            if self._closing is not None:
+                await self._closing.wait()
             if self._users == 0 and need_bytes:
                 self._reservation = await self._hold.enter_async_context(
                     self._admission.reserve(need_bytes, timeout_seconds=self._queue_timeout_seconds, slot=False)
@@ -67,6 +70,11 @@ class SharedEngine:
         self._users -= 1
         if self._users == 0:
             hold, self._hold, self._reservation = self._hold, AsyncExitStack(), None
-            async with hold:  # given back even if the engine's closing fails or is cancelled
-                with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
-                    await self._engine.aclose()
+            closing = self._closing = anyio.Event()
+            try:
+                async with hold:  # given back even if the engine's closing fails or is cancelled
+                    with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                        await self._engine.aclose()
+            finally:
+                self._closing = None
+                closing.set()
