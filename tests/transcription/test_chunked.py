@@ -18,7 +18,7 @@ import pytest
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._memory.pressure import Term
-from memsafe_transcribe.testing import FakeGuard
+from memsafe_transcribe.testing import FakeEngine, FakeGuard
 
 from ..conftest import Run
 from ..support.media import SPEECH, tone_samples, write_wav
@@ -329,6 +329,28 @@ def test_an_engines_memory_is_charged_while_it_is_open(run: Run) -> None:
 
     run(main)
     assert engine.closed == 0
+
+
+HALF = "\ud83d"  # of a pair of surrogates, as JSON may have it
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        mt.ChunkResult(text=f"so {HALF}", language=HALF),
+        mt.ChunkResult(words=(mt.Word(f"so {HALF}", 0.0, 1.0),)),
+        mt.ChunkResult(segments=(mt.Segment(f"so {HALF}", 0.0, 1.0),)),
+        mt.ChunkResult(segments=(mt.Segment(f"so {HALF}", 0.0, 1.0, words=(mt.Word(HALF, 0.0, 1.0),)),)),
+        ValueError(f"so {HALF}"),
+    ],
+    ids=["text", "words", "segments", "words of segments", "failure"],
+)
+def test_what_no_file_takes_is_replaced(run: Run, said: mt.ChunkResult | Exception) -> None:
+    """A transcript that was paid for can be written; what cannot be of a letter is marked in its place."""
+    transcript = run(mt.ChunkedTranscriber(FakeEngine([said]), on_error="mark").transcribe, SPEECH)
+    assert "so \ufffd" in transcript.to_json()
+    for text in (transcript.to_text(), transcript.to_srt(), transcript.to_vtt(), transcript.to_json()):
+        assert text.encode().decode() == text
 
 
 class Closing:

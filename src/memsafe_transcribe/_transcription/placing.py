@@ -6,7 +6,7 @@ from enum import IntEnum
 from math import inf, isnan
 
 from .protocol import ChunkResult
-from .scripts import join_text, tokens_of
+from .scripts import join_text, tokens_of, writable
 from .transcript import Segment, Word
 
 # A caption of two lines of 42 characters, on screen for 7 seconds at most: the usual subtitling limits.
@@ -88,7 +88,7 @@ def pieces_of(span: ChunkSpan, result: ChunkResult) -> list[Piece]:
         return _judged([piece for segment in placed for piece in _pieces_of_segment(segment)], clock)
     if words := _not_blank(result.words):
         return _judged([_piece_of_word(word, None) for word in _placed_words(words, clock)], clock)
-    text = " ".join(result.text.split())
+    text = writable(" ".join(result.text.split()))
     start = max(span.start_seconds, span.core_start_seconds)
     end = max(start, min(span.end_seconds, span.core_end_seconds))
     return [Piece(text, start, end, trusted=False, times=Times.NONE)] if text else []
@@ -102,7 +102,7 @@ def _without_blanks(segment: Segment) -> Segment:
     """The same with white space folded, and with the text of its words where it has none of its own."""
     words = _not_blank(segment.words)
     text = " ".join(segment.text.split()) or join_text(word.text for word in words)
-    return replace(segment, text=text, words=words)
+    return replace(segment, text=writable(text), words=words)
 
 
 class _Clock:
@@ -143,7 +143,7 @@ def _float(seconds: float) -> float:
 
 def _placed_words(words: Iterable[Word], clock: _Clock) -> Iterator[Word]:
     for word in words:
-        yield Word(word.text, *clock.place(word, is_piece=True))
+        yield Word(writable(word.text), *clock.place(word, is_piece=True))
 
 
 def _placed_segment(segment: Segment, clock: _Clock) -> Segment:

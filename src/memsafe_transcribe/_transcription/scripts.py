@@ -58,6 +58,11 @@ def tokens_of(text: str) -> list[Token]:
     return tokens
 
 
+def writable(text: str) -> str:
+    """The text, or what of it UTF-8 can say: JSON may have half of a pair of surrogates, which no file takes."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def join_text(pieces: Iterable[str]) -> str:
     """One text of several: with spaces, except between characters of scripts without."""
     joiner = Joiner()

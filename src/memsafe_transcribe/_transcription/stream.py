@@ -17,6 +17,7 @@ from .._tasks import Starter
 from .asking import Asker
 from .recording import Recorder
 from .records import Answer
+from .scripts import writable
 from .stitching import ChunkSpan, Stitcher
 from .transcript import Gap, Segment, Status, Transcript, whole_status
 
@@ -220,7 +221,7 @@ class SegmentStream:
                 self._miss(answer.span, answer.result)
             else:
                 self._ready.extend(self._stitcher.push(_chunk_span(answer.span), answer.result))
-                self.language = self.language or answer.result.language
+                self.language = self.language or (answer.result.language and writable(answer.result.language))
                 self._suspect(answer)
         if work.error is not None:
             self._fail(work.error)
@@ -249,7 +250,7 @@ class SegmentStream:
             self._drop_works()
             # All that is not asked for any more; farther than what was cut, there is only the header's word.
             end = max(self._cut_samples / SAMPLE_RATE_HZ, self._audio.info.duration_seconds or 0.0)
-        self.gaps = (*self.gaps, Gap(start, end, str(failure)))
+        self.gaps = (*self.gaps, Gap(start, end, writable(str(failure))))
 
     def _fail(self, error: Exception) -> None:
         self._failure = error

@@ -5,6 +5,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from .._transcription.outcomes import Outcome
+from .._transcription.scripts import writable
 from .._transcription.transcript import Segment
 
 Rows = Literal["transcripts", "segments"]
@@ -99,9 +100,7 @@ def _columns(fields: dict[str, str], items: Sequence[Any]) -> dict[str, Any]:
 
 def _valid(value: Any) -> Any:
     """Of a text what UTF-8 can say: an error would end the dataset."""
-    if not isinstance(value, str) or value.isascii():
-        return value
-    return value.encode(errors="replace").decode()
+    return writable(value) if isinstance(value, str) else value
 
 
 def _lists(fields: dict[str, str], groups: Sequence[Sequence[Any]]) -> Any:
