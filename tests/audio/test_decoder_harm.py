@@ -1,7 +1,9 @@
 """A decoding process that hangs, or works for ever, or wants to do something else than decode."""
 
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -203,3 +205,19 @@ def test_one_that_never_gives_a_sound_is_given_up(
     monkeypatch.setattr(decoder_module, "_STALL_SECONDS", 1.0)
     error = run(crash_then_go_on, SPEECH, next_path, nothing, monkeypatch.undo)
     assert error.reason == "it gave no sound for 1 s"
+
+
+def test_one_that_is_slower_than_its_sound_says_so(
+    run: Run, tmp_path: Path, next_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block comes soon enough, and all of them would take for ever."""
+    impostor, info, block = tmp_path / "python", tmp_path / "info", tmp_path / "block"
+    said = b'{"format": "mp3", "codec": "mp3", "duration_seconds": 1, "is_confined": true}'
+    info.write_bytes(b"I" + struct.pack("<I", len(said)) + said)
+    block.write_bytes(b"P" + struct.pack("<IIf", 4 + 4 + 320, 1, 0.1) + bytes(320))
+    impostor.write_text(f"#!/bin/sh\ncat {info}\nwhile cat {block}; do sleep 0.1; done\n")
+    impostor.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(impostor))
+    monkeypatch.setattr(decoder_module, "_STALL_SECONDS", 1.0)
+    error = run(crash_then_go_on, SPEECH, next_path, nothing, monkeypatch.undo)
+    assert re.fullmatch(r"it gave 0\.\d s of sound in 1 s", error.reason)

@@ -115,12 +115,19 @@ class Decoder:
             if frame is not None:
                 self._take(*frame)
         except TimeoutError:
-            raise self._crash(f"it gave no sound for {patience:.0f} s") from None
+            raise self._crash(self._silence(patience)) from None
         except (ValueError, TypeError, LookupError, ArithmeticError, RecursionError, struct.error) as error:
             # A decoder that a media file has taken over may send anything at all.
             raise self._crash(f"it does not speak its protocol any more ({type(error).__name__})") from error
         if frame is None:
             raise self._crash(await self._worker.exit_reason())
+
+    def _silence(self, patience: float) -> str:
+        """Why no more sound is waited for, after that much of patience, which may have been used up before."""
+        seconds = patience if patience == _STALL_SECONDS else self._waited_seconds + max(0.0, patience)
+        if patience == _STALL_SECONDS or not self._received_bytes:
+            return f"it gave no sound for {seconds:.0f} s"
+        return f"it gave {self._received_seconds:.1f} s of sound in {seconds:.0f} s"
 
     def _crash(self, reason: str) -> DecoderCrashedError:
         if reason == "killed by SIGXCPU":
