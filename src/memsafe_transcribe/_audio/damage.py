@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import av
 
-from .samples import SAMPLE_RATE_HZ
+from .words import SAMPLE_RATE_HZ
 
 _SAME_PLACE = SAMPLE_RATE_HZ // 50  # two gaps that are no farther apart are one
 _MAX_GAPS = 1_000

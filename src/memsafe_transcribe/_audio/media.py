@@ -15,8 +15,9 @@ from . import claims, files
 from .codec import ALLOWED, Codec
 from .damage import Gaps
 from .isobmff import flat_track, fragments_begin
-from .samples import SAMPLE_RATE_HZ, Samples, ShapeError, check_shape
+from .samples import Samples, ShapeError, check_shape
 from .timestamps import Timestamps, formats_of
+from .words import SAMPLE_RATE_HZ
 
 # Containers that hold audio and nothing but audio data of their own. Playlists (hls, dash, concat, sdp ...), images and
 # devices are not among them; FFmpeg compares these names with what it recognized from the content.

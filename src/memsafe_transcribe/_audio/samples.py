@@ -12,8 +12,8 @@ import av
 from av.filter import Graph
 
 from .chunker import FRAME_SAMPLES
+from .words import SAMPLE_RATE_HZ
 
-SAMPLE_RATE_HZ = 16_000
 _LEVELS_HZ = SAMPLE_RATE_HZ // FRAME_SAMPLES
 _SAMPLE_BYTES, _FULL_SCALE = 2, 32_768
 _BLOCK_SAMPLES = SAMPLE_RATE_HZ

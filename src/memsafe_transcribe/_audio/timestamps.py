@@ -5,7 +5,8 @@ from collections.abc import Callable
 import av
 from av.container import InputContainer
 
-from .samples import SAMPLE_RATE_HZ, Samples
+from .samples import Samples
+from .words import SAMPLE_RATE_HZ
 
 # Containers whose timestamps say when a packet is to be heard, whatever came before it.
 _TELL_TIMES = frozenset({"asf", "avi", "caf", "flac", "flv", "matroska", "mov", "mpegts", "ogg", "wv"})

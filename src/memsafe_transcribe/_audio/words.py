@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+from .chunker import FRAME_SAMPLES
+
 SAMPLE_RATE_HZ = 16_000
 
 _COUNT = struct.Struct("<I")
 _LEVEL_BYTES, _SAMPLE_BYTES = 4, 2
-_FRAME_SAMPLES = 160
 _MOST_CHARACTERS = 500  # of a message
 
 
@@ -63,7 +64,7 @@ def block_of(payload: bytes) -> Block:
     (count,) = _COUNT.unpack_from(payload)
     samples_at = _COUNT.size + _LEVEL_BYTES * count
     samples, odd = divmod(len(payload) - samples_at, _SAMPLE_BYTES)
-    if samples < 1 or odd or count != -(-samples // _FRAME_SAMPLES):
+    if samples < 1 or odd or count != -(-samples // FRAME_SAMPLES):
         raise ValueError(f"{len(payload)} bytes with {count} levels are no block")
     return Block(array("f", payload[_COUNT.size : samples_at]), payload[samples_at:])
 

@@ -6,11 +6,11 @@ from math import inf
 
 from .._audio.chunker import OVERLAP_SAMPLES, window_samples
 from .._audio.encoding import WAV_HEADER_BYTES
+from .._audio.words import SAMPLE_RATE_HZ
 from .._units import format_size
 
 SHORTEST_CHUNK_SECONDS = 10.0  # shorter ones give an engine too little to go by, and are made for no lack of memory
 
-_SAMPLE_RATE_HZ = 16_000
 _SAMPLE_BYTES = 2
 _LEVEL_BYTES_PER_SAMPLE = 12 / 160  # as the decoder gave them, and as the chunker keeps them
 _BESIDE_BYTES = 640 * 1024  # measured: what is read of the pipe at a time, the frames in it, and the heap's own holes
@@ -56,7 +56,7 @@ class Sizes:
     def chunk_bytes(self) -> int:
         """What one chunk in work takes."""
         samples = self.chunk_samples + 2 * OVERLAP_SAMPLES
-        return WAV_HEADER_BYTES + _SAMPLE_BYTES * samples + self.call_bytes(samples / _SAMPLE_RATE_HZ)
+        return WAV_HEADER_BYTES + _SAMPLE_BYTES * samples + self.call_bytes(samples / SAMPLE_RATE_HZ)
 
     @property
     def host_bytes(self) -> int:
@@ -75,7 +75,7 @@ def fitted(wanted: Sizes, other_bytes: int, free_bytes: int, *, is_frozen: bool 
         is_frozen: chunks must not be shorter than wanted: some of them were made already.
     """
     shortest_seconds = inf if is_frozen else SHORTEST_CHUNK_SECONDS
-    shortest = int(min(wanted.chunk_samples, shortest_seconds * _SAMPLE_RATE_HZ))
+    shortest = int(min(wanted.chunk_samples, shortest_seconds * SAMPLE_RATE_HZ))
     sizes = wanted
     while other_bytes + sizes.host_bytes > free_bytes:
         if sizes.concurrency > 1:
@@ -106,7 +106,7 @@ def planned(
         why: what is known of the source, and of the container.
     """
     beside_bytes = sizes.host_bytes + engine_bytes
-    chunk_seconds = sizes.chunk_samples / _SAMPLE_RATE_HZ
+    chunk_seconds = sizes.chunk_samples / SAMPLE_RATE_HZ
     parts = [
         f"decoding {format_size(decoder_bytes)}",
         f"chunks of {chunk_seconds:g} s, {sizes.concurrency} at once, {format_size(sizes.host_bytes)}",

@@ -15,13 +15,14 @@ from itertools import accumulate
 from math import inf
 
 from .._audio.chunker import OVERLAP_SAMPLES
+from .._audio.words import SAMPLE_RATE_HZ
 from .placing import ChunkSpan as ChunkSpan, Piece, Times, forwards, pieces_of, segments_of, split
 from .protocol import ChunkResult
 from .scripts import tokens_of
 from .seams import Overlap, marked, reconcile
 from .transcript import Segment
 
-_OVERLAP_SECONDS = OVERLAP_SAMPLES / 16_000
+_OVERLAP_SECONDS = OVERLAP_SAMPLES / SAMPLE_RATE_HZ
 
 
 class Stitcher:
