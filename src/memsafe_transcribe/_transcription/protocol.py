@@ -174,8 +174,9 @@ class ChunkResult:
     """What an engine heard in one chunk. All times are seconds from the chunk's own start.
 
     Attributes:
-        text: everything that was said. Made from words or segments where it is left out.
-        words: with times, in order; empty if the engine gives none.
+        text: everything that was said; not looked at where segments or words say it.
+        words: with times, in order; empty if the engine gives none. Not looked at where there are segments, which may
+            have words of their own.
         segments: with times, in order; empty if the engine gives none.
         language: what the engine took it for.
 

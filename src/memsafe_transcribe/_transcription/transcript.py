@@ -18,7 +18,8 @@ class Word:
         text: as the engine wrote it.
         start_seconds: from the start of the audio (inside a `ChunkResult`: of the chunk).
         end_seconds: the same.
-        trusted: False if the engine's times were impossible and had to be corrected.
+        trusted: False if its times are guesses, by the engine's own account (`Capabilities.trusts_times`), or were
+            impossible and had to be corrected.
     """
 
     text: str
@@ -35,7 +36,7 @@ class Segment:
         text: without surrounding white space.
         start_seconds: from the start of the audio (inside a `ChunkResult`: of the chunk).
         end_seconds: the same.
-        trusted: False where the times are only those of the whole chunk, or had to be corrected.
+        trusted: False where the times are only those of the whole chunk, are guesses, or had to be corrected.
         words: the words with their times, if the engine gave any.
         unsure_seam: True where it begins at a border between chunks at which words may be doubled.
     """
