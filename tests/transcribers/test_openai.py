@@ -126,11 +126,12 @@ def test_one_engine_serves_chunks_at_once_and_again_after_closing(run: Run, serv
     assert run(main) == [6] * 8
 
 
-def test_the_deadline_of_a_job_holds(run: Run, server: Server) -> None:
-    """Where it is shorter than the engine's own patience."""
+@pytest.mark.parametrize("seconds", [0.2, 0.0])
+def test_the_deadline_of_a_job_holds(run: Run, server: Server, seconds: float) -> None:
+    """Where it is shorter than the engine's own patience, be there no time left at all."""
     server.routes[PATH] = lambda exchange: exchange.hold_until_closed()
-    with pytest.raises(mt.TranscriberUnavailableError, match=r"within 0\.2 s|could not be asked"):
-        run(asked, server, mt.ChunkContext(deadline_seconds=0.2))
+    with pytest.raises(mt.TranscriberUnavailableError, match=rf"within {seconds:g} s|could not be asked"):
+        run(asked, server, mt.ChunkContext(deadline_seconds=seconds))
 
 
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, run: Run, server: Server) -> None:

@@ -103,7 +103,8 @@ class OpenAITranscriber:
 
     async def transcribe(self, chunk: AudioChunk, context: ChunkContext) -> ChunkResult:
         """Have one chunk transcribed, by one request."""
-        seconds = min(self._timeout_seconds, context.deadline_seconds or self._timeout_seconds)
+        left_seconds = self._timeout_seconds if context.deadline_seconds is None else context.deadline_seconds
+        seconds = min(self._timeout_seconds, left_seconds)
         # Raised out here, where no error of the SDK's, which has the request and so the key, can become its context.
         outcome: ChunkResult | TranscriberError
         try:
