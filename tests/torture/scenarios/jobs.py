@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import anyio.lowlevel
@@ -162,7 +162,10 @@ async def file_objects(place: Place) -> None:
 class OwnEngine:
     """One that the library makes itself, and closes; it charges for what it keeps."""
 
+    is_closing: ClassVar[anyio.Event]  # of the last one
+
     def __init__(self) -> None:
+        type(self).is_closing = anyio.Event()
         self.capabilities = mt.Capabilities(resident_bytes=1000)
 
     async def transcribe(self, chunk: mt.AudioChunk, context: mt.ChunkContext) -> str:
@@ -170,7 +173,28 @@ class OwnEngine:
         return "own"
 
     async def aclose(self) -> None:
-        await anyio.lowlevel.checkpoint()
+        self.is_closing.set()
+        for _ in range(5):  # in which another may come to wait for it
+            await anyio.lowlevel.checkpoint()
+
+
+@case()
+async def opened_while_it_closes(place: Place) -> None:
+    """Who comes when an engine is being closed waits for that."""
+    named = place.transcriber(engine=f"{__name__}:OwnEngine")
+
+    async def first() -> None:
+        try:
+            async with named:
+                await anyio.lowlevel.checkpoint()
+        finally:
+            OwnEngine.is_closing.set()  # or else it never comes to that
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first)
+        await OwnEngine.is_closing.wait()
+        async with named:
+            await anyio.lowlevel.checkpoint()
 
 
 @case()
