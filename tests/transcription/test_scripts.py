@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, strategies as st
 
-from memsafe_transcribe._transcription.scripts import key_of, tokens_of
+from memsafe_transcribe._transcription.scripts import key_of, tokens_of, writable
 
 # Latin, Han, katakana, Thai, Khmer, Myanmar; with marks and punctuation.
 SCRIPTS = st.text(
@@ -55,3 +55,19 @@ def test_a_character_is_told_from_another_by_its_marks() -> None:
     assert plain.seconds == marked.seconds < tokens_of("di")[0].seconds
     wide = "".join(chr(ord(letter) + 0xFEE0) for letter in "River")
     assert [token.key for token in tokens_of(f"{wide}, RIVER -- \u201criver\u201d")] == ["river"] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("plain", "plain"),
+        ("na\u00efve \u4e2d \U0001f600 \ufeff", "na\u00efve \u4e2d \U0001f600 \ufeff"),
+        ("\ufeffmarked", "\ufeffmarked"),
+        ("half \ud83d of it", "half \ufffd of it"),
+        ("\ude00\ud83d", "\ufffd\ufffd"),
+        ("\ud83d\ude00", "\U0001f600"),
+    ],
+)
+def test_what_utf_8_cannot_say_is_replaced(text: str, written: str) -> None:
+    """Half of a pair of surrogates; two halves that belong together are the letter that they mean."""
+    assert writable(text) == written
