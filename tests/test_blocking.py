@@ -175,6 +175,51 @@ def test_a_process_ends_though_a_block_is_open(tone: Path) -> None:
     assert (one.returncode, said) == (0, "")
 
 
+def test_no_descriptor_for_the_loop_is_an_error_and_not_a_wait_for_ever() -> None:
+    """Whoever asks is told, and may ask again when there are some."""
+    body = """
+    pass
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+from memsafe_transcribe._portal import portal
+portal.stop()
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+try:
+    mt.blocking(mt.ChunkedTranscriber(quick)).__enter__()
+except OSError as error:
+    print(error.strerror, flush=True)
+for fd in taken:
+    os.close(fd)
+with mt.blocking(mt.ChunkedTranscriber(quick)):
+    print("entered")
+"""
+    with child(body.strip()) as process:
+        try:
+            out, said = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    # asyncio itself warns of the loop that it could not make.
+    assert (process.returncode, out.splitlines()) == (0, ["Too many open files", "entered"]), said
+
+
+def test_a_callback_that_ends_the_program_ends_its_own_caller_only(tone: Path) -> None:
+    """`sys.exit` comes out where the job is waited for; the loop goes on for the other threads."""
+
+    def leave(progress: mt.Progress) -> None:
+        raise SystemExit(3)
+
+    with mt.blocking(mt.ChunkedTranscriber(Teller())) as t:
+        before = t.transcribe(tone)
+        with pytest.raises(SystemExit):
+            t.transcribe(tone, on_progress=leave)
+        assert t.transcribe(tone) == before
+
+
 def test_the_loop_s_own_thread_is_told(tone: Path) -> None:
     """It would wait for itself."""
     said: list[str] = []

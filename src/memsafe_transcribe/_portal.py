@@ -53,7 +53,7 @@ class _Task(Generic[T]):
         try:
             with anyio.CancelScope() as self._scope:
                 self.outcome.set_result(await self._function())
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # the latter two would end the loop, for all
             self.outcome.set_exception(error)
         finally:
             self.outcome.cancel()  # where there is none
@@ -140,12 +140,15 @@ class Portal:
             yield found[0]
 
     def _started(self) -> BlockingPortal:
+        """It, begun if it does not run.
+
+        Raises:
+            OSError: it cannot be, for want of descriptors.
+        """
         with self._lock:
             if self._portal is None:
                 started: Future[BlockingPortal] = Future()
-                self._thread = threading.Thread(
-                    target=anyio.run, args=(_serve, started), name="memsafe-transcribe", daemon=True
-                )
+                self._thread = threading.Thread(target=_run, args=(started,), name="memsafe-transcribe", daemon=True)
                 self._thread.start()
                 self._portal = started.result()
             return self._portal
@@ -161,6 +164,15 @@ class Portal:
     def forget(self) -> None:
         """In a child, where its thread is not."""
         self._lock, self._portal = threading.Lock(), None
+
+
+def _run(started: Future[BlockingPortal]) -> None:
+    try:
+        anyio.run(_serve, started)
+    except BaseException as error:
+        if started.done():
+            raise
+        started.set_exception(error)  # no descriptors for a loop: who waits for it is told
 
 
 async def _serve(started: Future[BlockingPortal]) -> None:
