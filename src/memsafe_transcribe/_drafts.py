@@ -31,9 +31,10 @@ def opened_output(target: Path | None) -> Iterator[TextIO]:
         with new.open("x", encoding="utf-8") as file:
             try:
                 shutil.copyfileobj(draft, file)
+                file.flush()  # before it is seen: a disk that is full says so here
                 if target.exists():
                     shutil.copymode(target, new)
                 new.replace(target)
             except BaseException:
-                new.unlink()
+                new.unlink(missing_ok=True)
                 raise
