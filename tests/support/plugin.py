@@ -12,7 +12,7 @@ def install_plugin(folder: Path, distribution: Path = PLUGIN) -> dict[str, str]:
     """Install a distribution into `folder`, by default that in tests/plugin.
 
     Returns:
-        An environment in which it is found.
+        An environment in which it is found, beside what is found here.
     """
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation",
@@ -20,4 +20,5 @@ def install_plugin(folder: Path, distribution: Path = PLUGIN) -> dict[str, str]:
         check=True,
         capture_output=True,
     )  # fmt: skip
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    path = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
