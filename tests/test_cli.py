@@ -75,6 +75,8 @@ def test_a_plan_says_what_a_job_would_take(env: dict[str, str], tmp_path: Path) 
     assert "does not fit: the largest job under this limit (128.0 MiB) may take 115.2 MiB" in small.stderr
     wrong = command(env, "plan", audio, "--limit", "many")
     assert (wrong.returncode, "'many' is not a size" in wrong.stderr) == (2, True)
+    none = command(env, "plan", audio, "--limit", "0")
+    assert (none.returncode, "must be more than 0 bytes, got 0" in none.stderr) == (2, True)
 
 
 def test_output_goes_to_a_file_or_a_folder(env: dict[str, str], tmp_path: Path) -> None:

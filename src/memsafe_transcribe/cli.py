@@ -158,7 +158,7 @@ def _size(text: str) -> int:
 
 async def _plan(options: argparse.Namespace) -> int:
     guard = default_guard()
-    if options.limit:
+    if options.limit is not None:
         guard = MemoryGuard(threshold_percent=guard.threshold_percent, limit_bytes=options.limit)
     admission = AdmissionController(guard=guard)
     policy = UrlPolicy(allow_private=options.allow_private)
