@@ -143,6 +143,13 @@ def test_bad_input_gives_one_clear_line(
     assert done.stderr.count("\n") == 1
 
 
+def test_a_url_is_not_looked_for_among_the_files(env: dict[str, str], tmp_path: Path) -> None:
+    """One that is signed may be longer than any path."""
+    url = f"http://10.0.0.1/a.mp3?signature={'k' * 5000}"
+    done = command(env, "transcribe", "--engine", "speech-clock", url, "--output", tmp_path)
+    assert (done.returncode, "10.0.0.1 is a private address" in done.stderr) == (1, True)
+
+
 def test_a_404_is_said(env: dict[str, str], server: Server) -> None:
     """By its number."""
     done = command(env, "transcribe", "--engine", "speech-clock", "--allow-private", server.url("/a.mp3?key=secret"))

@@ -224,7 +224,8 @@ def _targets(options: argparse.Namespace) -> list[Path | None]:
         if len(sources) > 1 and suffix != "txt":
             raise _UsageError(f"several sources as {suffix} need --output FOLDER, where each gets a file")
         return [None] * len(sources)
-    if any(Path(source).exists() and output.exists() and output.samefile(source) for source in sources):
+    files = [source for source in sources if "://" not in source]
+    if any(Path(file).exists() and output.exists() and output.samefile(file) for file in files):
         raise _UsageError(f"--output {output} is one of the sources, which it would replace")
     if len(sources) == 1 and not output.is_dir():
         if not output.parent.is_dir():
