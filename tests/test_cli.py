@@ -17,7 +17,7 @@ import memsafe_transcribe as mt
 
 from .support.media import SPEECH, tone_samples, write_long_mp3, write_wav
 from .support.plugin import install_plugin
-from .support.processes import gone_within, watch_names
+from .support.processes import gone_within, watch_names, watch_opens
 from .support.server import Exchange, Server
 from .support.tree import run_watched
 from .timeline.shapes import read
@@ -339,6 +339,43 @@ def test_a_batch_reads_a_pipe_as_it_comes(env: dict[str, str], tmp_path: Path) -
         _, said = child.communicate(timeout=60)
     assert (child.returncode, said.splitlines()[-1]) == (0, "2 done, 0 failed")
     assert (tmp_path / "00002-1.txt").exists()
+
+
+def test_a_batch_can_be_interrupted_before_anybody_writes_its_list(env: dict[str, str], tmp_path: Path) -> None:
+    """A FIFO whose writer does not come."""
+    fifo = tmp_path / "list"
+    os.mkfifo(fifo)
+    with (
+        watch_opens(fifo) as watch,
+        subprocess.Popen(
+            [*COMMAND, "batch", fifo, "--output-dir", tmp_path], env=env, stderr=subprocess.PIPE, text=True
+        ) as child,
+    ):
+        try:
+            assert watch.is_opened_within(60)
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=60)
+        finally:
+            child.kill()
+    assert (child.returncode, said) == (130, "memsafe-transcribe: interrupted; nothing is left behind\n")
+
+
+@pytest.mark.parametrize("name", [os.devnull, "-"])
+def test_a_batch_of_nothing_at_all(env: dict[str, str], tmp_path: Path, name: str) -> None:
+    """What a scheduler gives as standard input cannot be waited for, and need not be."""
+    child = [*COMMAND, "batch", name, "--output-dir", str(tmp_path)]
+    done = subprocess.run(child, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "0 done, 0 failed\n")
+
+
+def test_the_longest_names_can_be_written(env: dict[str, str], tmp_path: Path) -> None:
+    """With a number before it and a suffix behind, a name would be too long once all is paid for."""
+    audio = write_wav(tmp_path / f"{'ä' * 125}.wav", tone_samples(1.0))
+    (tmp_path / "list").write_text(f"{audio}\n")
+    out = tmp_path / "out"
+    out.mkdir()
+    done = command(env, "batch", tmp_path / "list", "--engine", "speech-clock", "--output-dir", out)
+    assert (done.returncode, [path.name for path in out.iterdir()]) == (0, [f"00001-{'ä' * 100}.txt"])
 
 
 @pytest.mark.parametrize("name", ["transcribe", "batch"])

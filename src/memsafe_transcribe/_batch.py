@@ -152,12 +152,13 @@ async def _lines_of_file(path: str) -> AsyncGenerator[str]:
 
 
 async def _lines_of_pipe(path: str) -> AsyncGenerator[str]:
-    """Whoever writes it may take his time: it is waited for where it can be interrupted."""
-    with open(0 if path == "-" else path, "rb", buffering=0, closefd=path != "-") as file:  # noqa: ASYNC230
+    """Whoever writes it may take his time: he, and what he writes, is waited for where that can be interrupted."""
+    with open(0 if path == "-" else path, "rb", buffering=0, closefd=path != "-", opener=_open_at_once) as file:  # noqa: ASYNC230
         rest = b""
         while True:
             await anyio.wait_readable(file)
-            piece = file.read(_PIECE_BYTES)
+            if (piece := file.read(_PIECE_BYTES)) is None:
+                continue  # another reader was faster
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines if piece else [rest]:
                 yield line.decode(errors="replace")
@@ -165,5 +166,11 @@ async def _lines_of_pipe(path: str) -> AsyncGenerator[str]:
                 return
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a FIFO would wait for its writer
+
+
 def _is_file(path: str) -> bool:
-    return os.path.isfile(path) if path != "-" else stat.S_ISREG(os.fstat(0).st_mode)
+    """Whether it can be read to its end at once, and again."""
+    found = os.stat(0 if path == "-" else path)
+    return stat.S_ISREG(found.st_mode) or os.path.samestat(found, os.stat(os.devnull))

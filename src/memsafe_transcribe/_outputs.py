@@ -1,5 +1,6 @@
 """What the command's sources and results are called, and what it says."""
 
+import os
 import sys
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -7,9 +8,11 @@ from urllib.parse import urlsplit
 from ._timeline.timeline import Timeline
 from ._transcription.sources import Source
 
+_MAX_STEM_BYTES = 200  # a name may have 255
+
 
 def source_of(text: str) -> Source:
-    """What a source on the command line, or in a list, means.
+    """What a source on the command line means.
 
     Raises:
         ValueError: it is a URL of another scheme than http and https.
@@ -22,9 +25,11 @@ def source_of(text: str) -> Source:
 
 
 def stem_of(source: str) -> str:
-    """What a source's result is called, without its suffix."""
+    """What a source's result is called, without its suffix, and with room for one, and for a number before it."""
     path = urlsplit(source).path if "://" in source else source
-    return PurePosixPath(path).stem or "transcript"
+    stem = PurePosixPath(path).stem or "transcript"
+    in_bytes = os.fsencode(stem)
+    return stem if len(in_bytes) <= _MAX_STEM_BYTES else in_bytes[:_MAX_STEM_BYTES].decode(errors="ignore")
 
 
 def timeline_to(path: Path | None) -> Timeline | None:

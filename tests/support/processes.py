@@ -23,6 +23,10 @@ class OpenWatch:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def is_opened_within(self, seconds: float) -> bool:
+        """Wait until somebody opens it; whether somebody did."""
+        return bool(select.select([self._fd], [], [], seconds)[0]) and self.was_opened()
+
     def was_opened(self) -> bool:
         try:
             return bool(os.read(self._fd, 4096))
