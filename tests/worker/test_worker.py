@@ -147,3 +147,24 @@ def test_a_worker_that_cannot_start_says_why(run: Run) -> None:
         assert "No module named 'memsafe_transcribe.no_such_module'" in reason
 
     run(main)
+
+
+_IN_A_CAGE = """
+import ctypes, os, resource, sys
+ctypes.CDLL(None).prctl(24, 24, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_SYS_RESOURCE: what root starts may raise no limit
+resource.setrlimit(resource.RLIMIT_CPU, (30, 30))
+os.execv(sys.executable, [sys.executable, "-c", sys.argv[1]])
+"""
+_TRANSCRIBES = """
+import pathlib, anyio, memsafe_transcribe as mt
+print(anyio.run(mt.ChunkedTranscriber(lambda chunk: "heard").transcribe, pathlib.Path(SPEECH)).text)
+"""
+
+
+def test_a_host_that_may_raise_no_limit_decodes_all_the_same() -> None:
+    """`ulimit -t`, as shared machines have it: the worker is held to that, where its own limit would be higher."""
+    script = _TRANSCRIBES.replace("SPEECH", repr(str(SPEECH)))
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_A_CAGE, script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "heard\n", "")

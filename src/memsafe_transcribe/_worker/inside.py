@@ -34,7 +34,7 @@ def die_with_parent(lifeline: int) -> None:
 
 def limit_resources(data_bytes: int, cpu_seconds: int) -> None:
     """From here on: `data_bytes` more of private memory, so much more processor time, no new descriptor, no byte into a
-    file, no core dump. More processor time than that ends in SIGXCPU.
+    file, no core dump. More processor time than that ends in SIGXCPU. Where the host is held to less, it stays at that.
 
     RLIMIT_DATA, not RLIMIT_AS: shared libraries alone take hundreds of MiB of address space. With no descriptor to be
     had, neither a file nor a socket can be opened, whatever a media file may talk FFmpeg into.
@@ -51,7 +51,10 @@ def limit_resources(data_bytes: int, cpu_seconds: int) -> None:
         (resource.RLIMIT_NOFILE, 0),
     ):
         # At the hard limit of processor time comes a SIGKILL, which would not say why.
-        resource.setrlimit(what, (value, value + 1 if what == resource.RLIMIT_CPU else value))
+        step = 1 if what == resource.RLIMIT_CPU else 0
+        hard = resource.getrlimit(what)[1]
+        limit = value + step if hard == resource.RLIM_INFINITY else min(value + step, hard)
+        resource.setrlimit(what, (max(0, limit - step), limit))
 
 
 def send(kind: bytes, payload: bytes | bytearray | memoryview) -> None:
