@@ -26,7 +26,6 @@ from .schema import APPLICATION_ID, MIGRATIONS, VERSION
 T = TypeVar("T")
 
 _LOG = logging.getLogger("memsafe_transcribe")
-_CLOSE_SECONDS = 10.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CACHE_KIB = 1024
 _PAGES_AT_ONCE = 1000  # given back to the file system
@@ -97,7 +96,7 @@ class Database:
         if self._users:
             return
         try:
-            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+            with anyio.CancelScope(shield=True):  # for as long as another's transaction takes
                 await run_to_its_end(self._close_if_unused, anyio.CapacityLimiter(1))
         except BaseException:  # asyncio's own Task.cancel() breaks through the shield, before the thread has begun
             if self._lock.acquire(blocking=False):  # else somebody is at work with it, and closes it
