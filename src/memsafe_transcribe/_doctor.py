@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
+from . import _settings
 from ._admission.controller import default_admission
 from ._audio.decoder import data_limit_bytes, open_decoder
 from ._audio.encoding import wav
@@ -60,7 +61,7 @@ def _spool() -> Iterator[str]:
 async def _decoder() -> bool:
     """Decode a second of silence for real."""
     started = time.monotonic()
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile(dir=_settings.temporary_folder()) as file:
         file.write(wav([bytes(SAMPLE_RATE_HZ * 2)], SAMPLE_RATE_HZ))
         file.flush()
         try:
