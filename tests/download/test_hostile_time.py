@@ -2,6 +2,8 @@
 
 import socket
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -177,6 +179,59 @@ def test_case_14_dns_that_hangs_is_a_timeout(run: Run, spool_dir: Path, hanging:
     error = refusal(run, "http://hangs.test/", spool_dir, connect_timeout_seconds=0.05, max_attempts=1)
     assert type(error) is mt.DownloadTimeoutError
     assert "no connection within 0.05 s" in str(error)
+
+
+def test_case_14_dns_that_hangs_collects_no_threads(run: Run, spool_dir: Path, hanging: HangingNames) -> None:
+    """Those that were given up still count: while there are 32, nobody asks any more."""
+
+    async def main() -> None:
+        admission = mt.AdmissionController(max_concurrent=33, scope="process")
+        downloader = mt.SafeDownloader(
+            policy=ANY, admission=admission, spool_dir=spool_dir, connect_timeout_seconds=0.05, max_attempts=1
+        )
+        patient = mt.SafeDownloader(policy=ANY, admission=admission, spool_dir=spool_dir, max_attempts=1)
+
+        async def hang(number: int) -> None:
+            async with patient.fetch(f"http://hangs.test/{number}"):
+                pytest.fail("the file was handed out")
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(32):
+                tasks.start_soon(hang, number)
+            for _ in range(32):
+                assert await anyio.to_thread.run_sync(hanging.asked.acquire, True, _WAIT_SECONDS)
+            tasks.cancel_scope.cancel()
+        with pytest.raises(mt.DownloadTimeoutError):
+            async with downloader.fetch("http://hangs.test/"):
+                pytest.fail("the file was handed out")
+        assert not hanging.asked.acquire(blocking=False)
+        hanging.go_on.set()
+        with pytest.raises(mt.DownloadConnectionError, match="cannot be resolved"):
+            async with patient.fetch("http://hangs.test/", ask_anyway=True):
+                pytest.fail("the file was handed out")
+
+    run(main)
+
+
+def test_case_14_dns_that_hangs_lets_the_process_end() -> None:
+    """Nobody waits for its thread, neither the loop nor the interpreter."""
+    script = """
+import socket, threading, anyio, memsafe_transcribe as mt
+asked = threading.Event()
+def getaddrinfo(*_):
+    asked.set()
+    threading.Event().wait()
+socket.getaddrinfo = getaddrinfo
+async def main():
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(mt.SafeDownloader().probe, "http://hangs.test/")
+        await anyio.to_thread.run_sync(asked.wait)
+        tasks.cancel_scope.cancel()
+    print("given up", flush=True)
+anyio.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "given up\n", "")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """HTTP, behind the address policy. The only file that touches httpx and httpcore."""
 
 import functools
-import socket
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
@@ -14,7 +13,6 @@ import anyio
 import httpcore
 import httpx
 from anyio.abc import ByteStream
-from anyio.lowlevel import RunVar
 from anyio.streams.tls import TLSStream
 
 from .._errors import (
@@ -27,18 +25,17 @@ from .._errors import (
 from . import sockets
 from .pace import Pace, Patience
 from .policy import UrlPolicy, address_refusal, blocked, check_literal_address, shown
+from .resolving import resolved
 
 HostTransport = httpx.AsyncBaseTransport
 _READ_BYTES = 512 * 1024  # httpcore asks for 64 KiB at a time; fewer, larger pieces cost half as much, until caches end
 _MOST_LEFT_PARTS = 8  # that are read from a host's own transport after it was closed
-_MAX_RESOLVING = 32  # threads that may wait for the resolver at once
 _DEFAULT_HEADERS = {
     "User-Agent": "memsafe-transcribe",
     "Accept": "*/*",
     "Accept-Encoding": "identity",
     "Connection": "close",
 }
-_resolving: RunVar[anyio.CapacityLimiter] = RunVar("memsafe_transcribe_resolving")
 
 
 class _GuardedStream(httpcore.AsyncNetworkStream):
@@ -119,7 +116,10 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         with _mapped(timeout, httpcore.ConnectTimeout, httpcore.ConnectError):
-            answers = await _resolved(host, port)
+            try:
+                answers = await resolved(host, port)
+            except (OSError, UnicodeError) as error:
+                raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from error
             for *_, address in answers:
                 if (reason := address_refusal(str(address[0]), self._policy)) is not None:
                     raise blocked(self._url, reason)
@@ -137,32 +137,6 @@ class _GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def connect_unix_socket(self, path: str, *_: Any, **__: Any) -> httpcore.AsyncNetworkStream:
         raise blocked(self._url, f"unix socket {path}")
-
-
-async def _resolved(host: str, port: int) -> list[tuple[Any, ...]]:
-    """What the system's resolver says, each answer once. It cannot be cancelled: a thread of its own waits for it.
-
-    Raises:
-        httpcore.ConnectError: it does not know the host.
-    """
-    try:
-        limiter = _resolving.get()
-    except LookupError:
-        limiter = anyio.CapacityLimiter(_MAX_RESOLVING)
-        _resolving.set(limiter)
-    try:
-        answers = await anyio.to_thread.run_sync(
-            socket.getaddrinfo,
-            host,
-            port,
-            socket.AF_UNSPEC,
-            socket.SOCK_STREAM,
-            abandon_on_cancel=True,
-            limiter=limiter,
-        )
-    except (OSError, UnicodeError) as error:
-        raise httpcore.ConnectError(f"{host} cannot be resolved: {error}") from error
-    return list(dict.fromkeys(answers))
 
 
 @functools.cache
