@@ -19,6 +19,11 @@ orders = st.floats(allow_nan=False)
 pids = st.integers(1, 2**31)
 
 
+def head_at(seat: int) -> int:
+    """Where a head stands: behind what is held."""
+    return table.held_at(seat) + len(table.pack_held(0, 0, 0, 0, 0.0, {}))
+
+
 def file(max_concurrent: int, *records: bytes) -> bytes:
     """A ledger with these records on its first seats."""
     rows = [record.ljust(table.RECORD_BYTES, b"\0") for record in records]
@@ -99,17 +104,17 @@ def test_the_parts_of_a_record_stand_where_they_are_said_to() -> None:
     for at, part in [
         (table.record_at(1), table.pack_front(7, 8)),
         (table.held_at(1), table.pack_held(1, 2, 3, 6, 7.0, {4: 5})),
-        (table.head_at(1), a_head(passes=6)),
+        (head_at(1), a_head(passes=6)),
     ]:
         data[at : at + len(part)] = part
     assert data == file(3, b"", record(7, 8, (1, 2, 3), {4: 5}, a_head(passes=6), (6, 7.0)))
-    assert table.passes_at(1) == table.head_at(1) + len(a_head()) - 8
+    assert table.passes_at(1) == head_at(1) + len(a_head()) - 8
 
 
 def test_each_number_is_aligned_and_in_its_own_record() -> None:
     """No reader sees half a number, no record reaches into the next, and all seats are in the file."""
     for seat in range(table.SEATS):
-        for at in table.record_at(seat), table.held_at(seat), table.head_at(seat), table.passes_at(seat):
+        for at in table.record_at(seat), table.held_at(seat), head_at(seat), table.passes_at(seat):
             assert at % 8 == 0
             assert table.record_at(seat) <= at < table.record_at(seat + 1)
     assert table.record_at(0) >= len(table.pack_header(1, 1))
@@ -169,7 +174,7 @@ def test_a_head_that_polls_no_more_is_left_out(age_ns: int, is_seen: bool) -> No
 def test_without_a_head_nobody_waits() -> None:
     """NO_HEAD alone, in place of a head's first number, takes the head off; the rest may stay."""
     data = bytearray(file(3, record(head=a_head())))
-    at = table.head_at(0)
+    at = head_at(0)
     assert len(table.read(bytes(data), None, {}, NOW).others.heads) == 1
     data[at : at + len(table.NO_HEAD)] = table.NO_HEAD
     assert table.read(bytes(data), None, {}, NOW).others.heads == ()

@@ -118,10 +118,6 @@ def held_at(seat: int) -> int:
     return record_at(seat) + _HELD_AT
 
 
-def head_at(seat: int) -> int:
-    return record_at(seat) + _HEAD_AT
-
-
 def passes_at(seat: int) -> int:
     return record_at(seat) + _PASSES_AT
 
