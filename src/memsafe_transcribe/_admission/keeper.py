@@ -22,7 +22,9 @@ BUSY_TRIES = 5  # of what must not wait, while another process has the ledger lo
 
 
 class Keeper:
-    """All methods are safe from any thread, and none waits. Each is a turn: look, decide, write, wake."""
+    """All methods are safe from any thread. None waits, but for 2 ms at most while another process has the ledger
+    locked. Each is a turn: look, decide, write, wake.
+    """
 
     def __init__(self, guard: MemoryGuard, max_concurrent: int, max_waiting: int, scope: ProcessScope) -> None:
         self.guard = guard
