@@ -11,6 +11,7 @@ import fcntl
 import os
 import struct
 import weakref
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -33,12 +34,14 @@ class Lock:
 
     def try_set(self, *, shared: bool) -> bool:
         """Whether it could be had."""
-        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, self._at, 1, 0))
+            self._set(fcntl.F_RDLCK if shared else fcntl.F_WRLCK)
         except (BlockingIOError, PermissionError):
             return False
         return True
+
+    def _set(self, kind: int) -> None:
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, self._at, 1, 0))
 
     def is_of(self, path: Path) -> bool:
         """Whether its file still has that name."""
@@ -49,6 +52,13 @@ class Lock:
 
     def release(self) -> None:
         """Give it back; again does nothing."""
+        if self._fd >= 0:
+            with suppress(OSError):  # there was none
+                self._set(fcntl.F_UNLCK)  # to close is not enough while a child has the file that was never told
+        self.forget()
+
+    def forget(self) -> None:
+        """Close the file; the lock is somebody else's."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -100,7 +110,7 @@ class Locks:
 def _forget_in_child() -> None:
     """A child shares its parent's open files, and with them the locks: it would keep them after its parent's end."""
     for lock in list(_held):
-        lock.release()
+        lock.forget()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
