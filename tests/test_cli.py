@@ -157,6 +157,26 @@ def test_a_404_is_said(env: dict[str, str], server: Server) -> None:
     assert done.stderr == f"memsafe-transcribe: {server.url('/a.mp3')}: the server answered 404\n"
 
 
+def test_what_a_url_hides_is_told_to_nobody(env: dict[str, str], tmp_path: Path, server: Server) -> None:
+    """Neither its query nor its credentials, whatever the command says of it."""
+    url = server.url("/a.wav?key=secret")
+    damaged = bytearray(write_long_mp3(tmp_path / "long.mp3", 60).read_bytes())
+    damaged[100_000:110_000] = bytes(10_000)
+    server.routes["/a.wav"] = lambda exchange: exchange.answer(bytes(damaged))
+    (tmp_path / "list").write_text(server.url("/gone.wav?key=secret"))
+    engine = "--engine", "speech-clock", "--allow-private"
+    cases: list[tuple[list[str | Path], str]] = [
+        (["plan", url, *engine, "--limit", "1MiB"], f"{server.url('/a.wav')} does not fit"),
+        (["transcribe", url, *engine], f"{server.url('/a.wav')}: 1 damaged places"),
+        (["batch", tmp_path / "list", *engine, "--output-dir", tmp_path], f": {server.url('/gone.wav')}: the server"),
+        (["transcribe", "ftp://me:secret@127.0.0.1/a.mp3"], "ftp://127.0.0.1/a.mp3: only http and https"),
+    ]
+    for arguments, told in cases:
+        said = command(env, *arguments).stderr
+        assert told in said
+        assert "secret" not in said
+
+
 def test_one_bad_source_does_not_stop_the_others(env: dict[str, str], tmp_path: Path) -> None:
     """What can be done is done; the exit code tells that not all was."""
     audio = write_wav(tmp_path / "tone.wav", tone_samples(1.0))

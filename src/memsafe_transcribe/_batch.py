@@ -16,7 +16,7 @@ from ._download.downloader import SafeDownloader
 from ._download.incoming import default_max_bytes
 from ._download.policy import UrlPolicy
 from ._drafts import opened_output
-from ._outputs import one_line, say, stem_of, timeline_to
+from ._outputs import called, one_line, say, stem_of, timeline_to
 from ._store.store import JobStore
 from ._transcription.batch import BatchTranscriber
 from ._transcription.chunked import ChunkedTranscriber
@@ -94,8 +94,8 @@ class _Summary:
             return
         self.failed += 1
         self._kinds[type(error).__name__] += 1
-        message = one_line(error)
-        self._failures.append(message if message.startswith(name) else f"{name}: {message}")
+        message, source = one_line(error), called(name)
+        self._failures.append(message if message.startswith(source) else f"{source}: {message}")
 
     def print(self) -> None:
         for failure in self._failures:

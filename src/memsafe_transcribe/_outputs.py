@@ -5,6 +5,7 @@ import sys
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from ._download.policy import shown
 from ._timeline.timeline import Timeline
 from ._transcription.sources import Source
 
@@ -20,8 +21,13 @@ def source_of(text: str) -> Source:
     if "://" not in text:
         return Path(text)
     if urlsplit(text).scheme.lower() not in ("http", "https"):
-        raise ValueError(f"{text}: only http and https URLs, and files, can be transcribed")
+        raise ValueError(f"{called(text)}: only http and https URLs, and files, can be transcribed")
     return text
+
+
+def called(source: str) -> str:
+    """What people are told of a source: a URL without its query and credentials."""
+    return shown(source) if "://" in source else source
 
 
 def stem_of(source: str) -> str:

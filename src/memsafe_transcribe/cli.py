@@ -23,7 +23,7 @@ from ._download.policy import UrlPolicy
 from ._drafts import opened_output
 from ._errors import MemsafeError, TranscriberError
 from ._memory.guard import MemoryGuard, default_guard
-from ._outputs import one_line, say, source_of, stem_of, timeline_to
+from ._outputs import called, one_line, say, source_of, stem_of, timeline_to
 from ._transcription.chunked import ChunkedTranscriber
 from ._transcription.formats import format_segments
 from ._units import format_duration, format_size, parse_size
@@ -175,7 +175,7 @@ async def _plan(options: argparse.Namespace) -> int:
     room = guard.room()
     if plan.peak_bytes > room.largest_need_bytes:
         say(
-            f"{options.source} does not fit: the largest job under this limit "
+            f"{called(options.source)} does not fit: the largest job under this limit "
             f"({format_size(room.largest_need_limit.limit_bytes)}) may take {format_size(room.largest_need_bytes)}"
         )
         return 1
@@ -207,14 +207,15 @@ async def _transcribe(options: argparse.Namespace) -> int:
 async def _transcribe_one(
     transcriber: ChunkedTranscriber, source: str, options: argparse.Namespace, output: TextIO
 ) -> None:
-    with ProgressDisplay(source) as display:
+    with ProgressDisplay(called(source)) as display:
         async with transcriber.stream(source_of(source), language=options.language, on_progress=display) as stream:
             async for piece in format_segments(stream, options.format):
                 output.write(piece)
                 output.flush()
     if stream.gaps:
         first = stream.gaps[0]
-        say(f"{source}: {len(stream.gaps)} damaged places, the first at {first.start_seconds:.1f} s: {first.reason}")
+        place = f"the first at {first.start_seconds:.1f} s: {first.reason}"
+        say(f"{called(source)}: {len(stream.gaps)} damaged places, {place}")
 
 
 def _targets(options: argparse.Namespace) -> list[Path | None]:
