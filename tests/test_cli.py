@@ -388,6 +388,13 @@ def test_a_batch_of_nothing_at_all(env: dict[str, str], tmp_path: Path, name: st
     assert (done.returncode, done.stderr) == (0, "0 done, 0 failed\n")
 
 
+def test_a_closed_standard_input_is_no_list(env: dict[str, str], tmp_path: Path) -> None:
+    """Its descriptor is soon another file's."""
+    child = ["sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "batch", "-", "--output-dir", str(tmp_path)]
+    done = subprocess.run(child, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "memsafe-transcribe: LIST -: standard input is closed\n")
+
+
 def test_the_longest_names_can_be_written(env: dict[str, str], tmp_path: Path) -> None:
     """With a number before it and a suffix behind, a name would be too long once all is paid for."""
     audio = write_wav(tmp_path / f"{'ä' * 125}.wav", tone_samples(1.0))

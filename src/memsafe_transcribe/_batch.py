@@ -33,6 +33,8 @@ async def run(options: argparse.Namespace) -> int:
     """Transcribe what the list names; 1 if one of them failed."""
     if not options.output_dir.is_dir():
         raise ValueError(f"--output-dir {options.output_dir}: there is no such folder")
+    if options.list == "-" and sys.stdin is None:  # its descriptor may be some other file by now
+        raise ValueError("LIST -: standard input is closed")
     store = None if options.store is None else JobStore(options.store)
     policy = UrlPolicy(allow_private=options.allow_private)
     downloader = SafeDownloader(max_bytes=default_max_bytes(), policy=policy, failures=store)
