@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._admission import finding, scope as scope_module
+from memsafe_transcribe._admission import finding, scope as scope_module, table
 
 from ..support.needs import cannot, tmpfs
 from . import members
@@ -280,8 +280,8 @@ GARBAGE = {
     "three bytes": b"abc",
     "a text": b"precious notes\n" * 500,
     "another version": b"memsafe9" + bytes(70_000),
-    "cut short": b"memsafe1" + (3).to_bytes(8, "little") + (200).to_bytes(8, "little") + bytes(1000),
-    "too many seats": b"memsafe1" + (3).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little") + bytes(70_000),
+    "cut short": table.MAGIC + (3).to_bytes(8, "little") + (200).to_bytes(8, "little") + bytes(1000),
+    "too many seats": table.MAGIC + (3).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little") + bytes(70_000),
 }
 
 
