@@ -19,7 +19,7 @@ on_asyncio = pytest.mark.parametrize("name", SCENARIOS)
 def everywhere(bench: Bench, what: str, act: Act, *, few: int, may_fail: bool = False) -> None:
     """Do this at the first step, at the second, and so on, until a run gets by without."""
     for point in bench.steps_to_try(few):
-        ran = bench.cancelled(what, {point: act})
+        ran = bench.cancelled(what, {point: act}, may_fail=may_fail)
         if not ran.steps.fired:
             break
         where = (what, point, ran.steps.count)
