@@ -10,7 +10,10 @@ made to fail.
 
 import ast
 import gc
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -136,6 +139,27 @@ def io_site_of(frame: FrameType | None) -> Site | None:
             return site
         frame = frame.f_back
     return None
+
+
+@contextmanager
+def lines_passed(found: set[tuple[str, int]]) -> Iterator[None]:
+    """While this lasts, each line of the library that runs, in whatever thread, is noted: its file, and its number."""
+
+    def note(frame: FrameType, event: str, argument: object) -> Any:
+        found.add((_file_of(frame.f_code) or "", frame.f_lineno))
+        return note
+
+    def begin(frame: FrameType, event: str, argument: object) -> Any:
+        return note if _file_of(frame.f_code) is not None else None
+
+    before = sys.gettrace()
+    sys.settrace(begin)
+    threading.settrace(begin)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+        threading.settrace(None)
 
 
 def is_ours(frame: FrameType | None) -> bool:

@@ -47,6 +47,8 @@ class Tally:
         cancelled: the sites at which a cancellation came in, and how often.
         failed: those of I/O that failed, and how often.
         waited: where a task waited in a run in which nothing went wrong.
+        waited_ever: the same, and in those in which something did.
+        passed: lines that ran in one in which nothing went wrong.
         reached: where the system was asked in one.
     """
 
@@ -54,6 +56,8 @@ class Tally:
     cancelled: Counter[Site] = field(default_factory=Counter)
     failed: Counter[Site] = field(default_factory=Counter)
     waited: set[Site] = field(default_factory=set)
+    waited_ever: set[Site] = field(default_factory=set)
+    passed: set[tuple[str, int]] = field(default_factory=set)
     reached: set[Site] = field(default_factory=set)
 
     def add(self, other: "Tally") -> None:
@@ -62,6 +66,8 @@ class Tally:
         self.cancelled += other.cancelled
         self.failed += other.failed
         self.waited |= other.waited
+        self.waited_ever |= other.waited_ever
+        self.passed |= other.passed
         self.reached |= other.reached
 
     def report(self) -> dict[str, Any]:
@@ -76,11 +82,15 @@ class Tally:
             "by_what": by_what,
             "by_scenario": by_scenario,
             "by_backend": by_backend,
-            "await_sites": _listed(await_sites(), self.cancelled),
+            "await_sites": _listed(await_sites(), self.cancelled, self._without_waiting()),
             "waited_but_not_cancelled_at": _named(self.waited - self.cancelled.keys()),
-            "io_sites": _listed(io_sites(), self.failed),
+            "io_sites": _listed(io_sites(), self.failed, set()),
             "reached_but_not_refused": _named(self.reached - self.failed.keys()),
         }
+
+    def _without_waiting(self) -> set[Site]:
+        """Sites that were passed, and at which no task waited, whatever happened: nothing can be cancelled there."""
+        return {site for site in await_sites() - self.waited_ever if (site.file, site.line) in self.passed}
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -90,7 +100,7 @@ class Tally:
             sites = found[name]
             yield (
                 f"{name}: {sites['all']}, {len(sites['hit'])} hit, {len(sites['elsewhere'])} elsewhere, "
-                f"{len(sites['not_hit'])} not hit"
+                f"{len(sites['without_waiting'])} without waiting, {len(sites['not_hit'])} not hit"
             )
 
 
@@ -102,12 +112,13 @@ def elsewhere(site: Site) -> str | None:
     return next((why for where, why in ELSEWHERE.items() if f"{site.file}:{site.text}".startswith(where)), None)
 
 
-def _listed(sites: set[Site], hit: Counter[Site]) -> dict[str, Any]:
-    not_hit = sites - hit.keys()
+def _listed(sites: set[Site], hit: Counter[Site], without_waiting: set[Site]) -> dict[str, Any]:
+    not_hit = sites - hit.keys() - without_waiting
     return {
         "all": len(sites),
         "hit": {str(site): hit[site] for site in sorted(hit)},
         "elsewhere": {str(site): elsewhere(site) for site in sorted(not_hit) if elsewhere(site)},
+        "without_waiting": _named(site for site in without_waiting if not elsewhere(site)),
         "not_hit": _named(site for site in not_hit if not elsewhere(site)),
     }
 

@@ -18,6 +18,7 @@ from .faults import Faults
 from .left import Before, held, left_of, now, rows_of, unraisable
 from .place import Place
 from .scenarios import SCENARIOS
+from .sites import lines_passed
 from .stepping import Act, Ran, by_all_tasks, run
 from .tally import tally
 
@@ -72,6 +73,8 @@ class Bench:
             self._begun = place.stored()
         self._ran({}, Faults(), "nothing")  # what is imported and cached at its first use is there from now on
         faults = Faults()
+        with lines_passed(tally.passed):
+            self._ran({}, Faults(), "nothing")
         plain = self._ran({}, faults, "nothing")
         self.steps, self.calls = plain.steps.count, faults.count
         tally.waited |= plain.steps.waited
@@ -177,6 +180,7 @@ class Bench:
                 # What anyio was to begin, and did not, because its task was cancelled before, is awaited by nobody.
                 gc.collect()
                 garbage[:] = [each for each in garbage if "was never awaited" not in each]
+        tally.waited_ever |= ran.steps.waited
         where = f"{what} of {self._where}: {sorted(acts)} of {ran.steps.count}, {faults.names}"
         where += f" at {[str(site) for site in faults.sites]}"
         assert not found and not garbage, (where, found, garbage, ran.error)
