@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import anyio
 import pytest
 
 import memsafe_transcribe as mt
@@ -75,6 +76,20 @@ def test_a_download_is_there_while_its_block_runs(server: Server, tmp_path: Path
             d.save(file, tmp_path / "kept")
     assert (tmp_path / "kept").read_bytes() == b"body"
     assert not file.path.exists()
+
+
+def test_a_stream_s_attributes_are_those_of_the_other(tone: Path) -> None:
+    """All that a `SegmentStream` shows."""
+    wanted: set[str] = set()
+
+    async def look() -> None:
+        async with mt.ChunkedTranscriber(Teller()).stream(tone) as stream:
+            wanted.update(name for name in dir(stream) if not name.startswith("_") and name != "close")
+
+    anyio.run(look)
+    with mt.blocking(mt.ChunkedTranscriber(Teller())) as t, t.stream(tone) as segments:
+        assert "store_error" in wanted
+        assert not wanted - {*dir(segments)}
 
 
 def test_a_batch_with_a_store(tone: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, overload
 from ._download.downloader import SafeDownloader
 from ._download.files import DownloadedFile
 from ._download.transfer import Probe
+from ._errors import StoreError
 from ._portal import portal
 from ._store.cleaning import Cleanup
 from ._store.store import JobStore
@@ -115,6 +116,10 @@ class BlockingStream:
     @property
     def is_silent(self) -> bool:
         return self._segments.is_silent
+
+    @property
+    def store_error(self) -> StoreError | None:
+        return self._segments.store_error
 
 
 class BlockingDownloader(_Blocking[SafeDownloader]):

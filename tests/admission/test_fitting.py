@@ -34,7 +34,7 @@ def test_timeout_for_want_of_a_slot(run: Run) -> None:
 
 
 def test_timeout_for_want_of_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The error names what is promised to others, the limit that is in the way, and the setting that decided."""
+    """The error names what is promised already, the limit that is in the way, and the setting that decided."""
     group = Term("limit", "cgroup v2 /app", "/sys/fs/cgroup/app/memory.max", 1000 * mt.MiB, 500 * mt.MiB, 0)
     tell(monkeypatch, group)
     admission = mt.AdmissionController(guard=mt.MemoryGuard(), scope="process")
@@ -47,7 +47,7 @@ def test_timeout_for_want_of_memory(run: Run, monkeypatch: pytest.MonkeyPatch) -
         hold.release()
         assert str(caught.value) == (
             "no turn for 70.0 MiB within 0 s (timeout_seconds): 1 of 3 slots (max_concurrent) are taken, 1 waiting; "
-            "60.0 MiB are promised to others, and with them 130.0 MiB more would not fit: 500.0 MiB of "
+            "60.0 MiB are promised already, and with them 130.0 MiB more would not fit: 500.0 MiB of "
             "1000.0 MiB are used by cgroup v2 /app, which may be filled up to 600.0 MiB (threshold_percent=60); raise "
             "the limit (/sys/fs/cgroup/app/memory.max), or run less at once"
         )

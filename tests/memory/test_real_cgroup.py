@@ -243,7 +243,7 @@ def test_admission_in_a_small_group(groups: Groups) -> None:
     assert (limit_bytes, ceiling_bytes) == (OUTER, OUTER * 9 // 10)
     assert str(groups.limit_file) in message
     assert (first, later) == (50 * MiB, 80 * MiB)
-    assert "50.0 MiB are promised to others" in beside and groups.outer.name in beside
+    assert "50.0 MiB are promised already" in beside and groups.outer.name in beside
 
 
 def test_a_limit_that_is_lowered_refuses_at_once(groups: Groups) -> None:

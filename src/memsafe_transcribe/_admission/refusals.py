@@ -128,7 +128,7 @@ def _in_the_way(keeper: Keeper, claim: Claim) -> str:
     except OSError as error:
         why += f"; memory cannot be read: {error}"
     except MemoryPressureError as error:
-        why += f"; {format_size(unused)} are promised to others, and with them {error}"
+        why += f"; {format_size(unused)} are promised already, and with them {error}"
     return why
 
 
