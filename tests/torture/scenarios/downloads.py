@@ -59,7 +59,7 @@ async def probe(place: Place) -> None:
 @case()
 async def download_with_names(place: Place) -> None:
     """Where the system knows no files without a name, for the spool and for what is published."""
-    left = place.saved / publishing._Target(0, "file").slots[0]  # noqa: SLF001 - by one that was killed
+    left = place.saved / publishing._Target(0, "file").slots[1]  # noqa: SLF001 - by one that was killed
     left.touch()
     try:
         with patch.object(publishing, "_O_TMPFILE", 0):
