@@ -38,6 +38,7 @@ def test_every_message_is_on_the_page() -> None:
         if re.fullmatch(r"(_LOG|logger)\.\w+", name) and isinstance(call.args[0], ast.Constant)
     }
     assert rows("| level | message |") == found
+    assert not [path for path, _, name in calls() if re.fullmatch(r"(_LOG|logger)\.log", name)], "its level is not seen"
 
 
 def test_every_event_of_a_download_is_on_the_page() -> None:

@@ -64,6 +64,9 @@ def refusal_of(error: Exception, admission: AdmissionController) -> Refusal | No
     seconds = getattr(error, "retry_after_seconds", None)
     if seconds is None and status == 503:
         seconds = admission.statistics().retry_after_seconds
-    _LOG.log(logging.INFO if phrase is None else logging.WARNING, "answered %d: %s", status, error)
+    if phrase is None:
+        _LOG.info("answered %d: %s", status, error)
+    else:
+        _LOG.warning("answered %d, without the reason: %s", status, error)
     rounded = None if seconds is None else max(1, ceil(seconds))
     return Refusal(status, type(error).__name__, phrase or str(error), rounded)
