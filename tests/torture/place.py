@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import io
+import shutil
 import ssl
 import subprocess
 import wave
@@ -141,6 +142,12 @@ class Place:
     def swept(self) -> list[Path]:
         """Where no file may be left, ever."""
         return [self.spool, self.temporary, self.memory]
+
+    def sweep(self) -> None:
+        """Remove what lies where no file may be left."""
+        for folder in self.swept:
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def downloader(self, **options: Any) -> mt.SafeDownloader:
         # What could not be sent is waited for: there may be an answer to what was.

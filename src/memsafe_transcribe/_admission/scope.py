@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from .. import _settings
 from .._memory.guard import POLL_SECONDS
@@ -101,10 +100,14 @@ class ContainerScope(ProcessScope):
         self.forget()  # without a word in that file, which may be somebody else's by now
 
     def publish(self, ledger: Ledger) -> None:
-        """Let others know that less is held."""
+        """Let others know that less is held: anew, where it cannot be said, for they may be waiting for it."""
         if self._shared is not None:
-            with suppress(OSError):  # an unusable ledger is joined anew at the next turn
+            try:
                 self._shared.publish(ledger)
+            except OSError as error:
+                self._lose(error)
+                if (others := self._begin(ledger)) is not None:
+                    self.commit(ledger, others)
 
     def know_lane(self, name: str) -> None:
         """There is a lane of this name."""

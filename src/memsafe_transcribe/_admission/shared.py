@@ -266,7 +266,8 @@ class SharedLedger:
             raise LedgerBusyError(self.present())
 
     def _unlock(self) -> None:
-        self._set_lock(fcntl.F_UNLCK, _MUTEX_AT)
+        if not self._set_lock(fcntl.F_UNLCK, _MUTEX_AT):
+            raise OSError(errno.EACCES, "the ledger cannot be unlocked")  # whoever gives it up for that, unlocks it
         self._may_be_locked = False
 
     def _set_lock(self, kind: int, at: int) -> bool:

@@ -111,7 +111,7 @@ _SOON_SECONDS = 0.06
 
 
 async def _reserve(admission: mt.AdmissionController, need_bytes: int) -> None:
-    async with admission.reserve(need_bytes):
+    async with admission.reserve(need_bytes, timeout_seconds=2):  # alone, its share may be less
         await anyio.lowlevel.checkpoint()
 
 

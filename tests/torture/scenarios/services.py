@@ -91,8 +91,13 @@ async def signs_of_life(place: Place) -> None:
         await SegmentEvents(place.transcriber(engine=slow), place.folder / "short.wav")(scope, receive, send)
 
     exchange = Exchange("/events")
+
+    async def look() -> None:
+        await exchange.until(b"still here")
+        has_looked.set()
+
     with patch.object(asgi, "_KEEP_ALIVE_SECONDS", 0.0), patch.object(asgi, "_PROGRESS_SECONDS", 0.01):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(exchange.run, app)
-            await exchange.until(b"still here")
-            has_looked.set()
+            tasks.start_soon(look)
+            await exchange.run(app)
+            tasks.cancel_scope.cancel()
