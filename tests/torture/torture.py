@@ -137,16 +137,23 @@ class Bench:
         assert nursery.orphans() == [], where
         found = left_of(before, place.servers, place.swept)
         assert not found, (where, found)
-        # Who is dead is found out by whoever looks at the ledger, at most four times a second.
-        give_up_at = time.monotonic() + _SECONDS
-        while found := held(place.admission, place.observer):
-            assert time.monotonic() < give_up_at, (where, found)
-            time.sleep(_LOOK_SECONDS)
+        found = self._held_for_long()
+        assert not found, (where, found)
         self._check_rows(where, is_once=False)
         if not place.store.exists():
             self._ran({}, Faults(), f"once more after {where}", is_fresh=False)
         tally.points["killed", self._name, self._backend] += 1
         return True
+
+    def _held(self) -> list[str]:
+        return held(self._place.admission, self._place.observer)
+
+    def _held_for_long(self) -> list[str]:
+        """What still is after a while: who has died, or given its seat up, is found out four times a second at most."""
+        give_up_at = time.monotonic() + _SECONDS
+        while (found := self._held()) and time.monotonic() < give_up_at:
+            time.sleep(_LOOK_SECONDS)
+        return found
 
     @property
     def _where(self) -> str:
@@ -181,7 +188,7 @@ class Bench:
             _forget_frames(ran.error)
             if faults.names:
                 _tell_the_ledger(place.admission)
-            found = [*ran.left, *place.left, *held(place.admission, place.observer)]
+            found = [*ran.left, *place.left, *(self._held_for_long() if faults.names else self._held())]
             may_remove = not {"os.unlink", "os.rmdir"} & set(faults.names)
             found += left_of(before, place.servers, place.swept if may_remove else [])
             if may_remove:
