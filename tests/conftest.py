@@ -58,8 +58,10 @@ def pytest_testnodedown(node: Any) -> None:
         tally_of_torture.add(pickle.loads(told))
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how many steps, schedules and points were run, and what was fuzzed: the long profile has to do much."""
+    if hasattr(config, "workerinput"):
+        return  # one of several processes: the first one says what came of all
     if steps_run:
         each = ", ".join(f"{name} {count:,}" for name, count in sorted(steps_run.items()))
         terminalreporter.write_line(f"steps of state machines: {steps_run.total():,} ({each})")
