@@ -6,7 +6,6 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
-from anyio.abc import TaskStatus
 
 import memsafe_transcribe as mt
 
@@ -50,10 +49,15 @@ async def pieces(data: bytes) -> AsyncGenerator[bytes]:
         yield data[at : at + 20_000]
 
 
-async def hold_for(
-    admission: mt.AdmissionController, seconds: float, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
-) -> None:
+async def hold_for(admission: mt.AdmissionController, seconds: float) -> None:
     """Hold a slot for a while."""
     async with admission.reserve(1):
-        task_status.started()
         await anyio.sleep(seconds)
+
+
+async def until_active(admission: mt.AdmissionController) -> None:
+    """Wait until somebody holds a slot. (By `TaskGroup.start` one would wait for ever for a task that asyncio cancels
+    before it begins.)
+    """
+    while not admission.statistics().active:
+        await anyio.lowlevel.checkpoint()

@@ -14,7 +14,7 @@ import memsafe_transcribe as mt
 from memsafe_transcribe.testing import FakeGuard
 
 from ...admission.room import NOTHING, ToldGuard, holds, settle, told
-from ..cases import case, hold_for, pieces
+from ..cases import case, hold_for, pieces, until_active
 from ..place import MoodyEngine, Place, wav
 
 
@@ -48,7 +48,8 @@ async def queue(place: Place) -> None:
             async with admission.reserve(1):
                 pass
         async with anyio.create_task_group() as tasks:
-            await tasks.start(hold_for, admission, 0.06)
+            tasks.start_soon(hold_for, admission, 0.06)
+            await until_active(admission)
             admission.drain()
             assert await admission.wait_until_drained()
     finally:

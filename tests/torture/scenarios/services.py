@@ -21,7 +21,7 @@ from memsafe_transcribe.integrations.asgi import (
 from ...admission.room import told
 from ...integrations.exchange import Exchange
 from ...support.downloads import BODY
-from ..cases import case, hold_for
+from ..cases import case, hold_for, until_active
 from ..place import Place, wav
 
 
@@ -56,7 +56,8 @@ async def web(place: Place) -> None:
     await Exchange("/own/events", kind="lifespan").run(AdmissionMiddleware(_nothing, admission=place.admission))
     admission = told(1000)
     async with anyio.create_task_group() as tasks:
-        await tasks.start(hold_for, admission, 0.06)
+        tasks.start_soon(hold_for, admission, 0.06)
+        await until_active(admission)
         async with draining(admission, grace_seconds=5):
             admission.drain()
 
