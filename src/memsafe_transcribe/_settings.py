@@ -5,7 +5,6 @@ is a `ValueError` that names it and what it says, never left out in silence.
 """
 
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -50,6 +49,8 @@ def temporary_folder() -> Path:
 
     That one tries a folder by writing a file to it, which stays there if the process is killed just then.
     """
+    import tempfile  # not above: the guard reads settings, and this loads much that it needs nothing of
+
     if tempfile.tempdir is None and os.name == "posix":
         named = map(os.environ.get, ("TMPDIR", "TEMP", "TMP"))
         for place in (*filter(None, named), "/tmp", "/var/tmp", "/usr/tmp"):  # noqa: S108 - where the system has them

@@ -62,9 +62,9 @@ def test_a_mutant_can_be_made_again() -> None:
     [
         ("exit 3", "crashed without a cause: exit status 3"),
         ("printf '%s' nonsense", "crashed without a cause: it does not speak its protocol"),
-        (r"""printf 'D\014\000\000\000{"gaps": []}'""", "0.0 s came out"),
+        (r"""printf 'D\032\000\000\000{"gaps": [], "samples": 0}'""", "0.0 s came out"),
         (
-            r"""printf 'D\037\000\000\000{"gaps": [[32000, 16000, "x"]]}'""",
+            r"""printf 'D\055\000\000\000{"gaps": [[32000, 16000, "x"]], "samples": 0}'""",
             "crashed without a cause: it does not speak its protocol",
         ),
     ],

@@ -66,7 +66,7 @@ def _left(before: Before, folders: list[Path]) -> Iterator[str]:
     after, there_were = open_descriptors(), Counter(before.descriptors.values())
     for leads_to, number in Counter(after.values()).items():
         most = _most_kept(leads_to)
-        if number > max(there_were[leads_to], most or 0):
+        if number > there_were[leads_to] + (most or 0):
             yield f"{number} descriptors to {leads_to}, of which there were {there_were[leads_to]}"
     for leads_to in there_were - Counter(after.values()):
         if _most_kept(leads_to) is None:
@@ -84,7 +84,9 @@ def _left(before: Before, folders: list[Path]) -> Iterator[str]:
 
 
 def _most_kept(leads_to: str) -> int | None:
-    """How often the process may keep this open: it gives it up when it cannot be read, and opens it again."""
+    """How often more than before the process may keep this open: it gives it up when it cannot be read, and opens it
+    again.
+    """
     if leads_to.endswith("/ledger"):
         return _MEMBERS
     return 1 if leads_to.startswith(("/proc/", "/sys/fs/cgroup/")) else None
