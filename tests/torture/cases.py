@@ -1,6 +1,7 @@
 """What a scenario is, and what several of them use."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import anyio.lowlevel
 
 import memsafe_transcribe as mt
 
+from ..admission.room import NOTHING, holds
 from .place import Place
 
 Scenario = Callable[[Place], Awaitable[None]]
@@ -61,3 +63,12 @@ async def until_active(admission: mt.AdmissionController) -> None:
     """
     while not admission.statistics().active:
         await anyio.lowlevel.checkpoint()
+
+
+@contextmanager
+def given_back(place: Place, admission: mt.AdmissionController) -> Iterator[None]:
+    """What this admission still holds when the block ends, however it ends, is left."""
+    try:
+        yield
+    finally:
+        place.left += [f"reservation of its own: {holds(admission)}"] * (holds(admission) != NOTHING)

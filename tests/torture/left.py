@@ -19,6 +19,7 @@ from ..support.server import Server
 from .sites import is_ours
 
 _SETTLE_SECONDS = 10.0
+_KEPT = ("/proc/", "/sys/fs/cgroup/")  # what is read again and again
 _MEMBERS = 2  # of the ledger, in this process
 _POOLED = ("AnyIO worker thread", "Trio thread", "Thread-")  # kept idle by the loops' pools; the server's own
 
@@ -65,11 +66,10 @@ def left_of(before: Before, servers: Iterable[Server], folders: list[Path]) -> l
 def _left(before: Before, folders: list[Path]) -> Iterator[str]:
     after, there_were = open_descriptors(), Counter(before.descriptors.values())
     for leads_to, number in Counter(after.values()).items():
-        most = _most_kept(leads_to)
-        if number > there_were[leads_to] + (most or 0):
+        if number > _most(leads_to, there_were[leads_to]):
             yield f"{number} descriptors to {leads_to}, of which there were {there_were[leads_to]}"
     for leads_to in there_were - Counter(after.values()):
-        if _most_kept(leads_to) is None:
+        if not leads_to.endswith("/ledger") and not leads_to.startswith(_KEPT):
             yield f"a descriptor to {leads_to} was closed"
     frames = sys._current_frames()  # noqa: SLF001
     for thread in threading.enumerate():
@@ -83,13 +83,13 @@ def _left(before: Before, folders: list[Path]) -> Iterator[str]:
         yield from (f"file {path.relative_to(folder.parent)}" for path in folder.rglob("*"))
 
 
-def _most_kept(leads_to: str) -> int | None:
-    """How often more than before the process may keep this open: it gives it up when it cannot be read, and opens it
-    again.
+def _most(leads_to: str, there_were: int) -> int:
+    """How often this may be open afterwards. What the process keeps, it gives up when that cannot be read, and opens
+    again: so there may be one more.
     """
     if leads_to.endswith("/ledger"):
-        return _MEMBERS
-    return 1 if leads_to.startswith(("/proc/", "/sys/fs/cgroup/")) else None
+        return max(there_were, _MEMBERS)
+    return there_were + leads_to.startswith(_KEPT)
 
 
 def held(admission: mt.AdmissionController, observer: mt.AdmissionController) -> list[str]:

@@ -79,10 +79,9 @@ class Bench:
             place.reset({})
             anyio.run(self._case.begin, place, backend=backend)
             self._begun = place.stored()
-        self._ran({}, Faults(), "nothing")  # what is imported and cached at its first use is there from now on
-        faults = Faults()
         with lines_passed(tally.passed):
-            self._ran({}, Faults(), "nothing")
+            self._ran({}, Faults(), "nothing")  # what is imported and cached at its first use is there from now on
+        faults = Faults()
         plain = self._ran({}, faults, "nothing")
         self.steps, self.calls = plain.steps.count, faults.count
         tally.waited |= plain.steps.waited

@@ -16,6 +16,7 @@ from memsafe_transcribe._tasks import background
 from memsafe_transcribe._transcription.asking import Asker, OnError
 from memsafe_transcribe._transcription.recording import NotRecorded
 from memsafe_transcribe._transcription.registry import EngineLike, resolve
+from memsafe_transcribe._transcription.replaying import Replay
 from memsafe_transcribe._transcription.stream import SegmentStream, gathered
 from memsafe_transcribe.testing import FakeEngine
 
@@ -59,22 +60,13 @@ class _Audio:
         return Cut(span, wav([bytes(2 * _CHUNK_SAMPLES)], 16_000), array("f", [0.1] * (_CHUNK_SAMPLES // 160)))
 
 
-class _Job:
-    """One that lets everything be done."""
+class _Job(Replay):
+    """One that lets four chunks be done at once, and tells nobody."""
 
     concurrency = 4
 
-    def try_begin(self) -> bool:
-        return True
-
-    def end(self) -> None:
-        pass
-
-    async def may_call(self, deadline: float) -> None:
-        pass
-
-    def tell(self, done_seconds: float, held_bytes: int) -> None:
-        pass
+    def __init__(self) -> None:
+        super().__init__(0.0, lambda progress: None)
 
 
 class _Recorder(NotRecorded):

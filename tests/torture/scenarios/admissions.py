@@ -13,8 +13,8 @@ import anyio.lowlevel
 import memsafe_transcribe as mt
 from memsafe_transcribe.testing import FakeGuard
 
-from ...admission.room import NOTHING, ToldGuard, holds, settle, told
-from ..cases import case, hold_for, pieces, until_active
+from ...admission.room import ToldGuard, settle, told
+from ..cases import case, given_back, hold_for, pieces, until_active
 from ..place import MoodyEngine, Place, wav
 
 
@@ -36,7 +36,7 @@ async def queue(place: Place) -> None:
         except mt.AdmissionError:
             place.told.append("refused")
 
-    try:
+    with given_back(place, admission):
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(one)
@@ -52,8 +52,6 @@ async def queue(place: Place) -> None:
             await until_active(admission)
             admission.drain()
             assert await admission.wait_until_drained()
-    finally:
-        place.left += [f"queue: {holds(admission)}"] * (holds(admission) != NOTHING)
 
 
 _OFTEN = 70
@@ -175,12 +173,10 @@ async def short_of_memory(place: Place) -> None:
             guard.used_bytes = 0
 
     transcriber = place.transcriber(engine=engine, admission=admission, downloader=place.downloader(guard=guard))
-    try:
+    with given_back(place, admission):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(free)
             for _ in range(2):
                 await transcriber.transcribe(pieces(wav(5.5, 400)))
             await transcriber.transcribe(f"{place.url}/url.wav")
             tasks.cancel_scope.cancel()
-    finally:
-        place.left += [f"at the ceiling: {holds(admission)}"] * (holds(admission) != NOTHING)

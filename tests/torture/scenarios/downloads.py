@@ -13,9 +13,9 @@ import memsafe_transcribe as mt
 from memsafe_transcribe._download import publishing, writeback
 from memsafe_transcribe.testing import FakeGuard
 
-from ...admission.room import NOTHING, holds, told
+from ...admission.room import told
 from ...support.downloads import BODY
-from ..cases import case, pieces
+from ..cases import case, given_back, pieces
 from ..place import ANY, Place, wav
 
 
@@ -128,15 +128,13 @@ async def _in_memory(place: Place, first: Any) -> None:
         await has_begun.wait()
         await one(f"{place.url}/long?2")
 
-    try:
+    with given_back(place, admission):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(one, first)
             tasks.start_soon(other)
             while not admission.statistics().reserved_bytes and not admission.statistics().granted:
                 await anyio.lowlevel.checkpoint()
             has_begun.set()
-    finally:
-        place.left += [f"in memory: {holds(admission)}"] * (holds(admission) != NOTHING)
 
 
 @case()
@@ -188,7 +186,7 @@ async def upload_takes_room(place: Place) -> None:
         async with downloader.receive(slow()) as file:
             assert file.size_bytes == len(BODY)
 
-    try:
+    with given_back(place, admission):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(upload)
             while not admission.statistics().reserved_bytes:
@@ -197,8 +195,6 @@ async def upload_takes_room(place: Place) -> None:
             while admission.statistics().reserved_bytes < len(BODY) and not is_covered.is_set():
                 await anyio.lowlevel.checkpoint()
             is_covered.set()
-    finally:
-        place.left += [f"in memory: {holds(admission)}"] * (holds(admission) != NOTHING)
 
 
 @case()
