@@ -157,9 +157,10 @@ class Portal:
         """Cancel what still runs there, and wait for it."""
         with self._lock:
             portal, self._portal = self._portal, None
+            thread = self._thread  # another one may be begun from here on
         if portal is not None:
             portal.call(portal.stop, True)
-            self._thread.join()
+            thread.join()
 
     def forget(self) -> None:
         """In a child, where its thread is not."""

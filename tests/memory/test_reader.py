@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 import memsafe_transcribe as mt
@@ -278,17 +279,17 @@ def in_child(report: Callable[[], str]) -> str:
 def test_a_forked_child_reads_its_own_figures(monkeypatch: pytest.MonkeyPatch, knows: bool) -> None:
     """Also when Python does not know of the fork; and when another thread held the lock at that moment."""
     reader = MemoryReader()
+    grown = bytearray(256 * MiB)
     reader.refresh(0)
-    grown = bytearray(64 * MiB)
-    reader.refresh(0)
-    assert reader.process_rss_bytes > len(grown)
+    parents = reader.process_rss_bytes
+    assert parents > len(grown)
 
     def report() -> str:
         nonlocal grown
         grown = bytearray()
         with reader.lock:
             reader.refresh(0)
-        return str(reader.process_rss_bytes)
+        return f"{reader.process_rss_bytes} {psutil.Process().memory_info().rss}"
 
     held, release = threading.Event(), threading.Event()
 
@@ -304,12 +305,12 @@ def test_a_forked_child_reads_its_own_figures(monkeypatch: pytest.MonkeyPatch, k
     thread.start()
     held.wait(30)
     try:
-        rss = int(in_child(report))
+        said, own = map(int, in_child(report).split())
     finally:
         release.set()
         thread.join()
-    reader.refresh(0)
-    assert reader.process_rss_bytes - rss > 60 * MiB
+    assert parents - own > 128 * MiB  # that much would be wrong
+    assert abs(said - own) < 32 * MiB  # the kernel counts on each processor, and adds up at times
     reader.close()
 
 

@@ -248,11 +248,23 @@ def _routes(place: Place) -> dict[str, Handler]:
         if not exchange.is_head:
             exchange.send(BODY[: len(BODY) // 2] if is_first else BODY)
 
+    def shrunk(exchange: Exchange) -> None:
+        """Half of a file; of its other half the server says that it is beyond the end; and then the whole."""
+        turn = place.gets[exchange.path]
+        place.gets[exchange.path] += not exchange.is_head
+        if "range" in exchange.headers:
+            exchange.answer(status="416 Range Not Satisfiable", Content_Range=f"bytes */{len(BODY) // 4}")
+            return
+        exchange.send(f'HTTP/1.1 200 OK\r\nETag: "same"\r\nContent-Length: {len(BODY)}\r\n\r\n'.encode())
+        if not exchange.is_head:
+            exchange.send(BODY[: len(BODY) // 2] if turn == 0 else BODY)
+
     packed = gzip.compress(BODY[:400_000])
     return {
         "/": redirect_break_off_and_continue,
         "/end": redirect_break_off_and_continue,
         "/changed": changed,
+        "/shrunk": shrunk,
         "/packed": lambda exchange: exchange.answer(packed, Content_Encoding="gzip"),
         **dict.fromkeys(("/url.wav", "/busy.wav", "/late.wav", "/long", "/longer"), answer),
     }

@@ -11,6 +11,7 @@ from .sites import Site, await_sites, io_sites
 _OWN_PROCESS = "runs in a process of its own, whose end at any moment is what is tortured (children killed)"
 _ENGINE = "an engine: TranscriberContract cancels and measures it"
 _CLOSED = "pipes and folders are closed: that cannot fail"
+_NOBODY = "the task of the loop's own thread: nobody can cancel it, and Portal.stop ends it"
 _MEMBERS = "of a member that has died: tests/admission kills some"
 _TREES = "of a container that sees its host's groups: tests/memory has trees of those"
 _COMMAND = "the command: tests/test_cli.py interrupts it"
@@ -27,7 +28,10 @@ ELSEWHERE = {
     "_worker/inside.py": _OWN_PROCESS,
     "_audio/worker.py": _OWN_PROCESS,
     "_admission/shared.py:os.pwrite(self._fd, bytes(table.RECORD_BYTES), table.record_at(member.seat))": _MEMBERS,
+    "_worker/pipes.py:await self.write(part)": _ENGINE,
     "_worker/pipes.py:os.close(fd)": _CLOSED,
+    "_portal.py:async with BlockingPortal()": _NOBODY,
+    "_portal.py:await portal.sleep_until_stopped()": _NOBODY,
     "_admission/finding.py:os.close(folder_fd)": _CLOSED,
     "_memory/cgroup.py:with os.scandir(": _TREES,
     "_memory/cgroup.py:below += ": _TREES,

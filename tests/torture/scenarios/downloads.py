@@ -1,6 +1,7 @@
 """Downloads and uploads."""
 
 import os
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -10,7 +11,7 @@ import anyio
 import anyio.lowlevel
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._download import publishing, writeback
+from memsafe_transcribe._download import publishing, resolving, writeback
 from memsafe_transcribe.testing import FakeGuard
 
 from ...admission.room import told
@@ -95,7 +96,7 @@ async def download_fails(place: Place) -> None:
 @case()
 async def download_behind_a_long_header(place: Place) -> None:
     """More is sent than the system takes at once."""
-    async with place.downloader().fetch(f"{place.url}/url.wav", headers={"X-Long": "x" * 4_000_000}) as file:
+    async with place.downloader().fetch(f"{place.url}/url.wav", headers={"X-Long": "x" * 8_000_000}) as file:
         assert file.size_bytes
 
 
@@ -142,6 +143,35 @@ async def download_changed(place: Place) -> None:
     """What comes after the connection broke is another file: the half of the first one is forgotten."""
     async with place.downloader().fetch(f"{place.url}/changed") as file:
         assert file.path.read_bytes() == BODY
+
+
+@case()
+async def download_refused_its_rest(place: Place) -> None:
+    """What comes after the connection broke is no part of anything: the whole is asked for at once."""
+    async with place.downloader().fetch(f"{place.url}/shrunk") as file:
+        assert file.path.read_bytes() == BODY
+
+
+@case()
+async def download_by_name(place: Place) -> None:
+    """The resolver does not answer others, who are as many as may wait for it."""
+    answers = threading.Event()
+    other = threading.Thread(target=answers.wait)
+    other.start()
+
+    async def answer() -> None:
+        await anyio.sleep(0.06)
+        answers.set()
+
+    try:
+        with patch.object(resolving, "_MOST_THREADS", 1), patch.object(resolving, "_threads", [other]):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(answer)
+                async with place.downloader().fetch(f"{place.url.replace('127.0.0.1', 'localhost')}/url.wav") as file:
+                    assert file.size_bytes
+    finally:
+        answers.set()
+        other.join()
 
 
 @case()

@@ -11,6 +11,8 @@ import anyio
 import anyio.lowlevel
 
 import memsafe_transcribe as mt
+from memsafe_transcribe._store import batches
+from memsafe_transcribe._store.locks import Locks
 
 from ...support.media import tone_samples
 from ...support.segments import pydub
@@ -85,18 +87,40 @@ async def job_twice_at_once(place: Place) -> None:
 
 @case()
 async def batch_of_tries(place: Place) -> None:
-    """Sources that come asynchronously, twice the same, one that is tried again, and one that the engine ends."""
+    """Sources that come asynchronously, twice the same, one that is tried again, and a file that may come yet."""
 
     async def sources() -> AsyncGenerator[Any]:
         for source in ("/busy.wav", "/url.wav", "/url.wav"):
             await anyio.lowlevel.checkpoint()
             yield f"{place.url}{source}"
+        yield place.folder / "absent.wav"
 
     store = place.job_store()
     transcriber = place.transcriber(downloader=place.downloader(max_attempts=1, failures=store), store=store)
     async with store, mt.BatchTranscriber(transcriber, max_batch_size=3).run(sources()) as outcomes:
         found = [outcome async for outcome in outcomes]
     place.told += ["error" if each.transcript is None else each.transcript.to_json() for each in found]
+
+
+@case()
+async def batch_of_others(place: Place) -> None:
+    """Who finishes or removes a batch has it alone for a moment, in which whoever comes waits."""
+    store = place.job_store()
+    lock = Locks(store.path).try_lock(batches._name(1))  # noqa: SLF001
+    assert lock is not None
+
+    async def let_go() -> None:
+        await anyio.sleep(0.06)
+        lock.release()
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(let_go)
+            batch = mt.BatchTranscriber(place.transcriber(store=store))
+            async with batch.run([place.folder / "short.wav"]) as outcomes:
+                place.told += [outcome.transcript.text async for outcome in outcomes if outcome.transcript is not None]
+    finally:
+        lock.release()
 
 
 @case()
