@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -222,17 +224,46 @@ with mt.blocking(mt.ChunkedTranscriber(quick)):
     assert (process.returncode, out.splitlines()) == (0, ["Too many open files", "entered"]), said
 
 
-def test_a_callback_that_ends_the_program_ends_its_own_caller_only(tone: Path) -> None:
-    """`sys.exit` comes out where the job is waited for; the loop goes on for the other threads."""
+@pytest.mark.parametrize("at", range(6))
+def test_a_callback_that_ends_the_program_ends_its_own_caller_only(tone: Path, at: int) -> None:
+    """`sys.exit` comes out where the job is waited for, whichever call it is; the loop goes on for other threads."""
+    told: list[object] = []
 
-    def leave(progress: mt.Progress) -> None:
-        raise SystemExit(3)
+    def leave(progress: object) -> None:
+        told.append(progress)
+        if len(told) == at + 1:
+            raise SystemExit(3)
 
-    with mt.blocking(mt.ChunkedTranscriber(Teller())) as t:
+    with mt.blocking(mt.ChunkedTranscriber(Teller(), chunk_seconds=1.0)) as t:
         before = t.transcribe(tone)
         with pytest.raises(SystemExit):
             t.transcribe(tone, on_progress=leave)
         assert t.transcribe(tone) == before
+
+
+def _leaving_sources(tone: Path) -> Iterator[Path]:
+    yield tone
+    raise SystemExit(3)
+
+
+@pytest.mark.parametrize("at", [0, 1, 4, None])
+def test_a_batch_that_is_told_to_end_the_program_does_so_alone(tone: Path, at: int | None) -> None:
+    """By its callback or its sources: it comes out of the iteration, when what is in work is done."""
+    told: list[object] = []
+
+    def leave(progress: object) -> None:
+        told.append(progress)
+        if len(told) == (at or 0) + 1:
+            raise SystemExit(3)
+
+    transcriber = mt.ChunkedTranscriber(Teller(), chunk_seconds=1.0)
+    with mt.blocking(mt.BatchTranscriber(transcriber)) as b:
+        options: dict[str, Any] = {"sources": _leaving_sources(tone)} if at is None else {"sources": [tone]}
+        with b.run(**options, on_progress=None if at is None else leave) as outcomes:
+            with pytest.raises(SystemExit):
+                list(outcomes)
+    with mt.blocking(transcriber) as t:
+        assert t.transcribe(tone).text
 
 
 def test_the_loop_s_own_thread_is_told(tone: Path) -> None:

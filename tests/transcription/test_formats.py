@@ -2,6 +2,8 @@
 
 import json
 from collections import deque
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -12,7 +14,7 @@ from hypothesis import given, settings, strategies as st
 import memsafe_transcribe as mt
 from memsafe_transcribe._transcription.scripts import join_text
 
-from ..conftest import Run
+from ..conftest import Run, open_descriptors
 from ..plugin.speech_clock import SpeechClock
 from ..support.media import SPEECH
 from ..support.server import Server
@@ -76,6 +78,26 @@ def test_text_is_joined_as_a_reader_would(pieces: list[str]) -> None:
     assert joined == join_text([piece for piece in pieces if piece.strip()])
     assert "  " not in joined
     assert joined.replace(" ", "") == "".join("".join(piece.split()) for piece in pieces)
+
+
+def test_what_comes_last_in_json_waits_where_downloads_are_spooled(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which a host may have put on a disk; in files without a name, which are gone when it is left early."""
+    monkeypatch.setenv("MEMSAFE_SPOOL_DIR", str(tmp_path))
+    transcript = mt.Transcript((mt.Segment("here", 0.0, 1.0),), None, 1.0)
+
+    def spooled() -> list[str]:
+        return [name for name in open_descriptors().values() if name.startswith(str(tmp_path))]
+
+    async def main() -> None:
+        async with aclosing(mt.format_segments(Told(transcript), "json")) as pieces:  # type: ignore[arg-type]
+            await anext(pieces)
+            assert len(spooled()) == 2
+            assert list(tmp_path.iterdir()) == []
+        assert spooled() == []
+
+    run(main)
 
 
 def test_another_format_is_refused() -> None:

@@ -77,7 +77,7 @@ class BatchTranscriber:
             TranscriberFailedError: from the iteration, likewise: the engine's quota is used up, and every other source
                 would meet the same. A later run goes on.
             AdmissionError: what the engine keeps in memory found no room, or the process drains; from the beginning.
-            Exception: what `sources` or `on_progress` raises, likewise.
+            Exception, SystemExit: what `sources` or `on_progress` raises, likewise.
             ValueError: the engine does not know the language.
             TypeError: `sources` is one source.
 
@@ -165,7 +165,7 @@ class Outcomes:
         self._ready: dict[int, Outcome] = {}  # in the order in which they came
         self._begun = self._given = self._done = self._failed = 0
         self._is_fed = self._is_closed = False
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._is_stopped = False
         self._changed = anyio.Event()
         self._started = anyio.current_time()
@@ -213,11 +213,11 @@ class Outcomes:
         self._changed = anyio.Event()
         try:
             self._report(self.progress)
-        except Exception as error:  # no source is to blame
+        except (Exception, SystemExit) as error:  # no source is to blame; the latter would end the event loop, too
             self._report = lambda progress: None
             self._stop(error)
 
-    def _stop(self, failure: Exception) -> None:
+    def _stop(self, failure: BaseException) -> None:
         """Begin no more; it is raised when what is in work is done."""
         if not self._is_stopped:
             self._is_stopped, self._failure = True, failure
@@ -236,7 +236,7 @@ class Outcomes:
                     self._begun += 1
         except StopAsyncIteration:
             pass
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._stop(error)
         self._is_fed = True
         self._tell()

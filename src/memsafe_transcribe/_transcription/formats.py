@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from itertools import count
 from typing import IO, Any, Literal
 
+from .._download.spool import default_spool_dir
 from .scripts import Joiner
 from .stream import SegmentStream
 from .transcript import VTT_HEADER, gap_dict, segment_dict, srt_cue, text_line, vtt_cue, whole_status, word_dict
@@ -27,7 +28,8 @@ def format_segments(stream: SegmentStream, format: Format) -> AsyncGenerator[str
     Raises:
         ValueError: for another format.
 
-    Memory: flat. What JSON has after the segments, their words and the whole text, waits in a nameless temporary file.
+    Memory: flat. What JSON has after the segments, their words and the whole text, waits in two nameless files where
+    downloads are spooled by default (MEMSAFE_SPOOL_DIR).
     """
     if format not in _FORMATS:
         raise ValueError(f"format must be one of {', '.join(_FORMATS)}, got {format!r}")
@@ -54,7 +56,8 @@ async def _vtt(stream: SegmentStream) -> AsyncGenerator[str]:
 async def _json(stream: SegmentStream) -> AsyncGenerator[str]:
     with ExitStack() as opened:
         text, words = (
-            opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", newline="")) for _ in range(2)
+            opened.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", newline="", dir=default_spool_dir()))
+            for _ in range(2)
         )
         joiner, separator = Joiner(), ""
         numbers = count()
