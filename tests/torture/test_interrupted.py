@@ -98,8 +98,10 @@ def everywhere(place: Place, what: str, *later: int) -> None:
         end = ProcessEnd()
         acts: Mapping[int, Act] = {point: by_ctrl_c} if later != (0,) else {}
         steps, is_interrupted = Steps({**acts, **dict.fromkeys((point + each for each in later), end)}), False
-        place.reset({})
         portal.stop()
+        for server in place.servers:
+            server.wait_until_quiet()
+        place.reset({})
         before = now()
         try:
             with stepped(steps), end.awaited():

@@ -128,8 +128,8 @@ class Bench:
     def killed(self, nursery: Nursery, step: int) -> bool:
         """Whether a process that runs it came to this step, and killed itself there. Raises as `cancelled` does."""
         place = self._place
-        place.reset(self._begun)
         before = self._before()
+        place.reset(self._begun)
         if not nursery.run(Order(self._name, self._backend, step, place.folders, place.url, place.tls_url)):
             return False
         where = f"killed: {self._where}, step {step}"
@@ -179,8 +179,8 @@ class Bench:
 
     def _ran(self, acts: Mapping[int, Act], faults: Faults, what: str, *, is_fresh: bool = True) -> Ran:
         place = self._place
-        place.reset(self._begun if is_fresh else None)
         before = self._before()
+        place.reset(self._begun if is_fresh else None)
         with unraisable() as garbage:
             with faults.armed():
                 ran = run(partial(self._case.run, place), self._backend, acts)

@@ -97,7 +97,7 @@ async def batch_of_tries(place: Place) -> None:
 
     store = place.job_store()
     transcriber = place.transcriber(downloader=place.downloader(max_attempts=1, failures=store), store=store)
-    async with store, mt.BatchTranscriber(transcriber, max_batch_size=3).run(sources()) as outcomes:
+    async with store, mt.BatchTranscriber(transcriber, max_batch_size=3).run(sources(), ordered=True) as outcomes:
         found = [outcome async for outcome in outcomes]
     place.told += ["error" if each.transcript is None else each.transcript.to_json() for each in found]
 
