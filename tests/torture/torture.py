@@ -175,6 +175,7 @@ class Bench:
         """What there is, when the last run is over for the servers, too."""
         for server in self._place.servers:
             server.wait_until_quiet()
+            server.requests.clear()
         return now()
 
     def _ran(self, acts: Mapping[int, Act], faults: Faults, what: str, *, is_fresh: bool = True) -> Ran:
