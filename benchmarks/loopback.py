@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -43,9 +43,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, tag = self._head()
-        with path.open("rb") as file:
+        with path.open("rb") as file, suppress(ConnectionError):  # whoever asked may have been killed
             self.connection.sendfile(file)
-        self.wfile.write(tag)
+            self.wfile.write(tag)
 
     def _head(self) -> tuple[Path, bytes]:
         number = int(self.path[1:])
