@@ -81,11 +81,11 @@ def spooled(spool_dir: Path, data: bytes = NEW) -> spool.SpoolFile:
     return file
 
 
-def refusal(fd: int, path: Path) -> mt.SpoolError:
+def refusal(file: spool.SpoolFile, path: Path) -> mt.SpoolError:
     """The error of publishing there, which loses no descriptor."""
     before = open_descriptors()
     with pytest.raises(mt.SpoolError) as caught:
-        publishing.publish(fd, path)
+        publishing.publish(file, path)
     assert open_descriptors() == before
     error = caught.value
     assert str(path) in str(error)
@@ -105,7 +105,7 @@ def test_a_published_file_is_whole_and_alone(
     if is_there:
         target.write_bytes(OLD)
     before = open_descriptors()
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert target.read_bytes() == NEW
     assert list(target.parent.iterdir()) == [target]
     assert open_descriptors() == before
@@ -119,7 +119,7 @@ def test_its_mode_is_that_of_any_new_file(way: str, file: spool.SpoolFile, targe
     try:
         with pytest.MonkeyPatch.context() as patched:
             patched.delattr(os, "umask")
-            publishing.publish(file.fd, target)
+            publishing.publish(file, target)
         assert os.umask(umask) == umask
     finally:
         os.umask(old)
@@ -129,7 +129,7 @@ def test_its_mode_is_that_of_any_new_file(way: str, file: spool.SpoolFile, targe
 def test_the_spooled_file_stays_usable(way: str, file: spool.SpoolFile, target: Path) -> None:
     """It can be read from where its reader was, here and by its path; closing it leaves what is published."""
     os.lseek(file.fd, 7, os.SEEK_SET)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert os.read(file.fd, 3) == NEW[7:10]
     assert file.path.read_bytes() == NEW
     file.close()
@@ -147,7 +147,7 @@ def test_every_spooled_file_can_be_published_everywhere(
         folder = disk if place == "another disk" else tmp_path
         for data in (NEW, b""):
             file = spooled(spool_dir, data)
-            publishing.publish(file.fd, folder / "talk.mp3")
+            publishing.publish(file, folder / "talk.mp3")
             is_itself = os.path.samestat((folder / "talk.mp3").stat(), os.fstat(file.fd))
             file.close()
             assert (folder / "talk.mp3").read_bytes() == data
@@ -167,7 +167,7 @@ def test_on_an_overlay_nothing_is_copied_either(tmp_path: Path, monkeypatch: pyt
         monkeypatch.delattr(publishing, "_copy")
         file = spooled(tmp_path / "disk")
         is_nameless = publishing._O_TMPFILE != 0 and file.path.exists()  # noqa: SLF001
-        publishing.publish(file.fd, tmp_path / "disk" / "talk.mp3")
+        publishing.publish(file, tmp_path / "disk" / "talk.mp3")
         file.close()
         assert is_nameless
         assert (tmp_path / "upper" / "talk.mp3").read_bytes() == NEW
@@ -178,11 +178,11 @@ def test_on_an_overlay_nothing_is_copied_either(tmp_path: Path, monkeypatch: pyt
 def test_what_is_published_twice_is_two_files(way: str, file: spool.SpoolFile, folder: Path) -> None:
     """Who changes one of them does not change the other; even if the first was removed meanwhile."""
     names = [folder / "a", folder / "b", folder / "c"]
-    publishing.publish(file.fd, names[0])
-    publishing.publish(file.fd, names[1])
+    publishing.publish(file, names[0])
+    publishing.publish(file, names[1])
     assert not os.path.samestat(names[0].stat(), names[1].stat())
     names[0].unlink()
-    publishing.publish(file.fd, names[2])
+    publishing.publish(file, names[2])
     assert [path.read_bytes() for path in names[1:]] == [NEW, NEW]
 
 
@@ -193,7 +193,7 @@ def test_two_threads_may_publish_one_file(way: str, file: spool.SpoolFile, folde
 
     def publish(path: Path) -> None:
         try:
-            publishing.publish(file.fd, path)
+            publishing.publish(file, path)
         except BaseException as error:
             errors.append(error)
 
@@ -218,11 +218,11 @@ def test_a_file_that_is_being_published_elsewhere_is_copied(
     def link(source: Any, name: str, **settings: Any) -> None:
         if not others:
             others.append(target.with_name("other"))
-            publishing.publish(file.fd, others[0])
+            publishing.publish(file, others[0])
         real(source, name, **settings)
 
     monkeypatch.setattr(os, "link", link)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert os.path.samestat(target.stat(), os.fstat(file.fd))
     assert not os.path.samestat(others[0].stat(), os.fstat(file.fd))
     assert others[0].read_bytes() == target.read_bytes() == NEW
@@ -246,9 +246,37 @@ def test_the_file_may_be_closed_meanwhile(
         return real(fd)
 
     monkeypatch.setattr(os, before, closing_it)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     os.close(wrong[0])
     assert target.read_bytes() == NEW
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_file_that_is_closed_is_not_another_one(
+    file: spool.SpoolFile, target: Path, monkeypatch: pytest.MonkeyPatch, is_late: bool
+) -> None:
+    """Its number may be another file's at once, before it was asked for or while it was: then nothing is published."""
+    real, number, others = os.dup, file.fd, list[int]()
+
+    def close_it() -> None:
+        file.close()
+        others.append(os.open(__file__, os.O_RDONLY))
+        assert others == [number]
+
+    def dup(fd: int) -> int:
+        if is_late:
+            close_it()
+        return real(fd)
+
+    if not is_late:
+        close_it()
+    monkeypatch.setattr(os, "dup", dup)
+    before = open_descriptors()
+    with pytest.raises(RuntimeError, match="has ended; save it inside"):
+        publishing.publish(file, target)
+    assert len(open_descriptors()) == len(before)
+    os.close(number)
+    assert not target.exists()
 
 
 # -- what is there
@@ -259,7 +287,7 @@ def test_readers_of_the_old_file_keep_it(way: str, file: spool.SpoolFile, target
     target.write_bytes(OLD)
     os.link(target, target.with_name("copy"))
     with target.open("rb") as reader:
-        publishing.publish(file.fd, target)
+        publishing.publish(file, target)
         assert reader.read() == OLD
     assert target.with_name("copy").read_bytes() == OLD
     assert target.read_bytes() == NEW
@@ -271,7 +299,7 @@ def test_a_link_is_replaced_not_followed(way: str, file: spool.SpoolFile, target
     victim = target.with_name("victim")
     victim.write_bytes(OLD)
     target.symlink_to(leads_to)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert not target.is_symlink()
     assert (target.read_bytes(), victim.read_bytes()) == (NEW, OLD)
     assert sorted(target.parent.iterdir()) == [target, victim]
@@ -293,7 +321,7 @@ def test_what_is_no_file_is_not_replaced(
     """`/dev/null`, above all, shall stay what it is, though root may replace it."""
     make(target)
     before = target.lstat()
-    assert refusal(file.fd, target).errno == number
+    assert refusal(file, target).errno == number
     assert os.path.samestat(target.lstat(), before)
     assert list(target.parent.iterdir()) == [target]
 
@@ -301,7 +329,7 @@ def test_what_is_no_file_is_not_replaced(
 @pytest.mark.parametrize("path", [Path(), Path("/"), Path("..")])
 def test_a_path_that_is_a_folder_by_itself(file: spool.SpoolFile, path: Path) -> None:
     """It has no name that a file could get."""
-    assert refusal(file.fd, path).errno == errno.EISDIR
+    assert refusal(file, path).errno == errno.EISDIR
 
 
 @pytest.mark.parametrize(
@@ -317,7 +345,7 @@ def test_a_path_that_cannot_be(way: str, file: spool.SpoolFile, folder: Path, pa
     """A missing folder, a read-only one, a name that is too long."""
     (folder / "file").touch()
     with tmpfs(folder / "disk", "ro"):
-        assert refusal(file.fd, folder / path).errno == number
+        assert refusal(file, folder / path).errno == number
         assert list((folder / "disk").iterdir()) == []
     assert {each.name for each in folder.iterdir()} == {"disk", "file"}
 
@@ -334,7 +362,7 @@ def test_the_folder_may_be_removed_meanwhile(
         return real(name, folder_fd)
 
     monkeypatch.setattr(publishing, "remove_if_dead", then_the_folder)
-    assert refusal(file.fd, target).errno in (errno.ENOENT, errno.EPERM)
+    assert refusal(file, target).errno in (errno.ENOENT, errno.EPERM)
     assert not target.parent.exists()
 
 
@@ -345,7 +373,7 @@ def test_a_relative_path_and_a_name_of_any_bytes(
     monkeypatch.chdir(folder)
     for name in (os.fsdecode(b"\xff\xfe\n"), "x" * 255):
         Path(name).write_bytes(OLD)
-        publishing.publish(file.fd, Path(name))
+        publishing.publish(file, Path(name))
         assert Path(name).read_bytes() == NEW
     assert len(list(folder.iterdir())) == 2
 
@@ -363,7 +391,7 @@ def test_a_full_disk_leaves_all_as_it_was(
         if is_there:
             target.write_bytes(OLD)
         free = os.statvfs(disk).f_bfree
-        error = refusal(file.fd, target)
+        error = refusal(file, target)
         assert error.errno == errno.ENOSPC
         assert f"(1000.0 KiB) cannot be written: No space left on device, {free * 4:.1f} KiB" in str(error)
         assert os.statvfs(disk).f_bfree == free
@@ -373,7 +401,7 @@ def test_a_full_disk_leaves_all_as_it_was(
 def test_no_inode_for_a_copy(way: str, file: spool.SpoolFile, tmp_path: Path) -> None:
     """The folder stays empty."""
     with tmpfs(tmp_path / "disk", "nr_inodes=1") as disk:
-        error = refusal(file.fd, disk / "talk.mp3")
+        error = refusal(file, disk / "talk.mp3")
         assert error.errno == errno.ENOSPC
         assert "0 inodes" in str(error)
         assert list(disk.iterdir()) == []
@@ -425,7 +453,7 @@ def test_whatever_call_fails_nothing_is_left(
         with monkeypatch.context() as patched:
             calls = Calls(patched, target.name, number, error)
             try:
-                publishing.publish(file.fd, target)
+                publishing.publish(file, target)
             except (mt.SpoolError, KeyboardInterrupt):
                 has_failed = True
         file.close()
@@ -453,7 +481,7 @@ def test_data_is_on_disk_before_the_name_and_the_name_before_the_end(
         synced.append((stat.S_ISDIR(os.fstat(fd).st_mode), target.stat().st_size if target.exists() else 0))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert synced == [(False, len(OLD) * is_there), (True, len(NEW))]
 
 
@@ -471,9 +499,9 @@ def test_a_folder_that_cannot_be_synchronized(
 
     monkeypatch.setattr(os, "fsync", fsync)
     if is_error:
-        assert refusal(file.fd, target).errno == number
+        assert refusal(file, target).errno == number
     else:
-        publishing.publish(file.fd, target)
+        publishing.publish(file, target)
     assert target.read_bytes() == NEW
 
 
@@ -490,7 +518,7 @@ def test_where_nothing_can_be_linked_it_is_copied(
 ) -> None:
     """File systems without links, sandboxes, and other disks each say it in their own way."""
     monkeypatch.setattr(os, "link", refuse(number))
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert target.read_bytes() == NEW
     assert list(target.parent.iterdir()) == [target]
 
@@ -510,7 +538,7 @@ def test_systems_that_have_less(spool_dir: Path, target: Path, monkeypatch: pyte
     file = spooled(spool_dir)
     old = os.umask(0o027)
     try:
-        publishing.publish(file.fd, target)
+        publishing.publish(file, target)
     finally:
         os.umask(old)
     file.close()
@@ -532,7 +560,7 @@ def test_the_kernel_need_not_copy(
         return 0 if kernel == "copies nothing" else real(source, copy, min(count, 4097), *offsets)
 
     monkeypatch.setattr(os, "copy_file_range", copy_file_range)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert target.read_bytes() == NEW
 
 
@@ -547,7 +575,7 @@ def test_a_file_that_becomes_shorter_is_not_published(
         return 0
 
     monkeypatch.setattr(os, "copy_file_range", copy_file_range)
-    assert "shorter" in str(refusal(file.fd, target))
+    assert "shorter" in str(refusal(file, target))
     assert list(target.parent.iterdir()) == []
 
 
@@ -558,7 +586,7 @@ def publish_once(way: str, spool_dir: Path, target: Path) -> None:
     """Publish one file."""
     make_way(way, setattr)
     file = spooled(spool_dir)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     file.close()
 
 
@@ -583,7 +611,7 @@ def test_sigkill_at_every_moment_leaves_the_old_or_the_new(
             left += 1
             assert len(extra) == 1
             file = spooled(spool_dir, OLD)
-            publishing.publish(file.fd, target)
+            publishing.publish(file, target)
             file.close()
             assert [path.read_bytes() for path in target.parent.iterdir()] == [OLD]
     assert number > 100
@@ -595,7 +623,7 @@ def publish_for_ever(way: str, spool_dir: Path, target: Path) -> None:
     make_way(way, setattr)
     for number in itertools.count():
         file = spooled(spool_dir, bytes([65 + (os.getpid() + number) % 26]) * 400_000)
-        publishing.publish(file.fd, target)
+        publishing.publish(file, target)
         file.close()
         say("round")
 
@@ -620,7 +648,7 @@ def test_many_publish_to_one_path_and_some_are_killed(spool_dir: Path, target: P
         for publisher in all_of_them:
             publisher.kill()
     file = spooled(spool_dir)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     file.close()
     assert list(target.parent.iterdir()) == [target]
 
@@ -638,10 +666,10 @@ def test_what_the_living_are_about_to_publish_is_left_alone(way: str, file: spoo
         path.touch()
     with slots[0].open() as living:
         fcntl.flock(living, fcntl.LOCK_EX)
-        publishing.publish(file.fd, target)
+        publishing.publish(file, target)
         assert sorted(target.parent.iterdir()) == sorted([slots[0], others[0], target])
     assert target.read_bytes() == NEW
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert sorted(target.parent.iterdir()) == sorted([others[0], target])
 
 
@@ -651,11 +679,11 @@ def test_too_many_who_publish_to_one_path_are_told(way: str, file: spool.SpoolFi
     living = [path.open("w") for path in slots_of(target)]
     for each in living:
         fcntl.flock(each, fcntl.LOCK_EX)
-    error = refusal(file.fd, target)
+    error = refusal(file, target)
     assert (error.errno, target.read_bytes()) == (errno.EBUSY, OLD)
     for each in living:
         each.close()
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -674,6 +702,6 @@ def test_a_temporary_file_that_is_taken_for_a_dead_one_s_is_made_again(
         return real(fd)
 
     monkeypatch.setattr(publishing, "lock", lock)
-    publishing.publish(file.fd, target)
+    publishing.publish(file, target)
     assert target.read_bytes() == NEW
     assert list(target.parent.iterdir()) == [target]

@@ -190,15 +190,15 @@ def test_saving_is_finished_before_a_cancellation_is_heard(
     """There is no half of it."""
     publish, scopes = publishing.publish, list[anyio.CancelScope]()
 
-    def cancelled_meanwhile(fd: int, path: Path) -> None:
+    def cancelled_meanwhile(file: spool.SpoolFile, path: Path) -> None:
         anyio.from_thread.run_sync(scopes[0].cancel)
-        publish(fd, path)
+        publish(file, path)
 
     monkeypatch.setattr(publishing, "publish", cancelled_meanwhile)
 
     async def main() -> None:
         spooled = spool.open_spool_file(spool_dir, WHERE)
-        file = mt.DownloadedFile(spooled.fd, spooled.path, 0, None, "", WHERE, "a")
+        file = mt.DownloadedFile(spooled, 0, None, "", WHERE, "a")
         with anyio.CancelScope() as scope:
             scopes.append(scope)
             await file.save_as(tmp_path / "a")

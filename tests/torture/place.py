@@ -259,12 +259,19 @@ def _routes(place: Place) -> dict[str, Handler]:
         if not exchange.is_head:
             exchange.send(BODY[: len(BODY) // 2] if turn == 0 else BODY)
 
+    def stuck(exchange: Exchange) -> None:
+        exchange.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n\r\n".encode())
+        if not exchange.is_head:
+            exchange.send(BODY[: len(BODY) * 3 // 4])
+            exchange.hold_until_closed()
+
     packed = gzip.compress(BODY[:400_000])
     return {
         "/": redirect_break_off_and_continue,
         "/end": redirect_break_off_and_continue,
         "/changed": changed,
         "/shrunk": shrunk,
+        "/stuck": stuck,
         "/packed": lambda exchange: exchange.answer(packed, Content_Encoding="gzip"),
         **dict.fromkeys(("/url.wav", "/busy.wav", "/late.wav", "/long", "/longer"), answer),
     }

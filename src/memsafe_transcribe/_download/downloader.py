@@ -274,8 +274,7 @@ class SafeDownloader:
                 expected_sha256=wanted.expected_sha256,
             )
         return DownloadedFile(
-            fd=incoming.file.fd,
-            path=incoming.file.path,
+            incoming.file,
             size_bytes=incoming.size_bytes,
             content_type=transfer.content_type,
             sha256=incoming.sha256,

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from .._threads import run_to_its_end
 from . import publishing
+from .spool import SpoolFile
 
 _MAX_NAME_BYTES = 255  # of a file, on all common file systems
 _MAX_SUFFIX_BYTES = 16
@@ -17,8 +18,8 @@ class DownloadedFile:
     """A downloaded file without a name. It is gone when the block that gave it ends, or this process.
 
     Attributes:
-        fd: open for reading; valid inside the block.
-        path: opens it, here and, on Linux, in a child process.
+        fd: open for reading; -1 when the block has ended.
+        path: opens it, here and, on Linux, in a child process; inside the block.
         size_bytes: its length.
         content_type: what the server said it is, or None.
         sha256: of its bytes, as 64 hexadecimal digits.
@@ -26,13 +27,20 @@ class DownloadedFile:
         suggested_filename: the last part of the URL's path; never a path itself.
     """
 
-    fd: int
-    path: Path
+    _spooled: SpoolFile
     size_bytes: int
     content_type: str | None
     sha256: str
     final_url: str
     suggested_filename: str
+
+    @property
+    def fd(self) -> int:
+        return self._spooled.fd
+
+    @property
+    def path(self) -> Path:
+        return self._spooled.path
 
     async def save_as(self, path: str | os.PathLike[str]) -> None:
         """Give the file a name that stays: all of it or nothing, and on disk when this returns.
@@ -43,10 +51,11 @@ class DownloadedFile:
 
         Raises:
             SpoolError: the disk said no; what was there before is unharmed, and nothing else is left.
+            RuntimeError: the block has ended.
 
         Cancellation: it is finished first.
         """
-        await run_to_its_end(lambda: publishing.publish(self.fd, Path(path)))
+        await run_to_its_end(lambda: publishing.publish(self._spooled, Path(path)))
 
 
 def suggested_filename(url: str) -> str:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from .._errors import SpoolError
 from .._units import MiB, format_size
@@ -205,13 +206,21 @@ def _all_taken() -> OSError:
     return BlockingIOError(errno.EBUSY, f"{_SLOTS} others are writing it just now")
 
 
-def publish(fd: int, path: Path) -> None:
+class Duplicable(Protocol):
+    """A `SpoolFile`, as far as it is needed here."""
+
+    def duplicate(self) -> int:
+        """Another descriptor of it."""
+
+
+def publish(file: Duplicable, path: Path) -> None:
     """Save a `SpoolFile` under a name, atomically and durably, in place of a file that has it.
 
-    It blocks: run it in a thread. The file stays usable, and may be closed meanwhile; the position of `fd` is neither
-    used nor changed. A symbolic link is replaced, not followed. The mode is what the umask leaves of 0666.
+    It blocks: run it in a thread. The file stays usable, and may be closed meanwhile; its position is neither used nor
+    changed. A symbolic link is replaced, not followed. The mode is what the umask leaves of 0666.
 
     Raises:
+        RuntimeError: the file is closed already.
         SpoolError: `path` is no file or cannot be written; it is as it was, and nothing is left beside it. (If the disk
             fails just after the name has appeared, the file is there, but may not outlive a power failure.)
 
@@ -219,7 +228,7 @@ def publish(fd: int, path: Path) -> None:
     """
     need_bytes = 0
     try:
-        with closing(os.dup(fd)) as source:
+        with closing(file.duplicate()) as source:
             need_bytes = os.fstat(source).st_size
             with closing(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder_fd:
                 _publish(source, _Target(folder_fd, path.name))

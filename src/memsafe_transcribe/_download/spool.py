@@ -44,6 +44,20 @@ class SpoolFile:
         self._open = [fd]  # who takes it out, closes it
         self._owner_pid = os.getpid()
 
+    def duplicate(self) -> int:
+        """Another descriptor of it, which stays when this is closed; in any thread.
+
+        Raises:
+            RuntimeError: it is closed, or is being closed just now.
+        """
+        fd = self.fd
+        if fd >= 0:
+            copy = os.dup(fd)
+            if self.fd == fd:
+                return copy
+            os.close(copy)  # the number may have been another file's by then
+        raise RuntimeError("the block that gave this file has ended; save it inside")
+
     def close(self) -> None:
         """Remove the file, if nobody else has it open. What was published stays."""
         try:

@@ -79,8 +79,7 @@ class Upload:
         if incoming.size_bytes == 0:
             raise DownloadProtocolError(f"{self.name}: the upload is empty", url=self.name)
         return DownloadedFile(
-            fd=incoming.file.fd,
-            path=incoming.file.path,
+            incoming.file,
             size_bytes=incoming.size_bytes,
             content_type=None,
             sha256=incoming.sha256,

@@ -194,37 +194,48 @@ async def saved_from_memory(place: Place) -> None:
 @case()
 async def upload_takes_room(place: Place) -> None:
     """An upload, in memory, grows to more than there is room for beside a download that came later."""
-    admission = told(2 * 6 * mt.MiB + len(BODY) + mt.MiB, max_concurrent=2)
-    downloader = place.downloader(admission=admission, spool_dir=place.memory)
-    is_covered = anyio.Event()
+    await _takes_room(place, BODY[: mt.MiB * 3 // 2], spare_bytes=mt.MiB)
+
+
+@case()
+async def upload_takes_little_room(place: Place) -> None:
+    """The same, with less than what is written at once."""
+    await _takes_room(place, BODY[:100_000], spare_bytes=mt.MiB // 4)
+
+
+async def _takes_room(place: Place, rest: bytes, *, spare_bytes: int) -> None:
+    """An upload whose rest comes when a download has all that is left but so much, and is stuck."""
+    admission = told(2 * 6 * mt.MiB + len(BODY) + spare_bytes, max_concurrent=2)
+    downloader = place.downloader(admission=admission, spool_dir=place.memory, read_timeout_seconds=10.0)
+    is_stuck = anyio.Event()
 
     async def slow() -> AsyncGenerator[bytes]:
-        yield BODY[: mt.MiB // 2]
-        await is_covered.wait()
-        async with aclosing(pieces(BODY[mt.MiB // 2 :])) as rest:
-            async for piece in rest:
+        yield BODY[: mt.MiB // 4]
+        await is_stuck.wait()
+        async with aclosing(pieces(rest)) as others:
+            async for piece in others:
                 yield piece
 
     async def later() -> None:
         try:
-            async with downloader.fetch(f"{place.url}/long") as file:
-                assert file.size_bytes == len(BODY)
+            async with downloader.fetch(f"{place.url}/stuck", on_progress=lambda done, total: is_stuck.set()):
+                pass
+        except mt.DownloadError:  # in the end it has waited long enough
+            pass
         finally:
-            is_covered.set()
+            is_stuck.set()
 
-    async def upload() -> None:
-        async with downloader.receive(slow()) as file:
-            assert file.size_bytes == len(BODY)
+    async def begin_later() -> None:
+        while not admission.statistics().reserved_bytes:
+            await anyio.lowlevel.checkpoint()
+        await later()
 
     with given_back(place, admission):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(upload)
-            while not admission.statistics().reserved_bytes:
-                await anyio.lowlevel.checkpoint()
-            tasks.start_soon(later)
-            while admission.statistics().reserved_bytes < len(BODY) and not is_covered.is_set():
-                await anyio.lowlevel.checkpoint()
-            is_covered.set()
+            tasks.start_soon(begin_later)
+            async with downloader.receive(slow()) as file:
+                assert file.size_bytes == mt.MiB // 4 + len(rest)
+            tasks.cancel_scope.cancel()
 
 
 @case()

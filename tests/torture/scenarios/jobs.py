@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -182,6 +183,30 @@ async def file_objects(place: Place) -> None:
             place.told.append((await place.transcriber(engine=engine).transcribe(source)).text)
     named = place.transcriber(engine=f"{__name__}:OwnEngine")
     place.told.append((await named.transcribe(place.folder / "short.wav")).text)
+
+
+class _SlowFile:
+    """One whose reads take their time, in a thread."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def read(self, size: int = -1) -> bytes:
+        threading.Event().wait(0.03)
+        return self._data.read(size)
+
+
+@case()
+async def slow_file_object(place: Place) -> None:
+    """Other tasks go on, and may be cancelled with it, while a thread reads."""
+
+    async def tick() -> None:
+        for _ in range(30):
+            await anyio.sleep(0.005)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(tick)
+        place.told.append((await place.transcriber().transcribe(_SlowFile(wav(0.5, 400)))).text)
 
 
 class OwnEngine:
