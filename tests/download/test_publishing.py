@@ -85,7 +85,7 @@ def refusal(file: spool.SpoolFile, path: Path) -> mt.SpoolError:
     """The error of publishing there, which loses no descriptor."""
     before = open_descriptors()
     with pytest.raises(mt.SpoolError) as caught:
-        publishing.publish(file, path)
+        publishing.publish(file.duplicate, path)
     assert open_descriptors() == before
     error = caught.value
     assert str(path) in str(error)
@@ -105,7 +105,7 @@ def test_a_published_file_is_whole_and_alone(
     if is_there:
         target.write_bytes(OLD)
     before = open_descriptors()
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert target.read_bytes() == NEW
     assert list(target.parent.iterdir()) == [target]
     assert open_descriptors() == before
@@ -119,7 +119,7 @@ def test_its_mode_is_that_of_any_new_file(way: str, file: spool.SpoolFile, targe
     try:
         with pytest.MonkeyPatch.context() as patched:
             patched.delattr(os, "umask")
-            publishing.publish(file, target)
+            publishing.publish(file.duplicate, target)
         assert os.umask(umask) == umask
     finally:
         os.umask(old)
@@ -129,7 +129,7 @@ def test_its_mode_is_that_of_any_new_file(way: str, file: spool.SpoolFile, targe
 def test_the_spooled_file_stays_usable(way: str, file: spool.SpoolFile, target: Path) -> None:
     """It can be read from where its reader was, here and by its path; closing it leaves what is published."""
     os.lseek(file.fd, 7, os.SEEK_SET)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert os.read(file.fd, 3) == NEW[7:10]
     assert file.path.read_bytes() == NEW
     file.close()
@@ -147,7 +147,7 @@ def test_every_spooled_file_can_be_published_everywhere(
         folder = disk if place == "another disk" else tmp_path
         for data in (NEW, b""):
             file = spooled(spool_dir, data)
-            publishing.publish(file, folder / "talk.mp3")
+            publishing.publish(file.duplicate, folder / "talk.mp3")
             is_itself = os.path.samestat((folder / "talk.mp3").stat(), os.fstat(file.fd))
             file.close()
             assert (folder / "talk.mp3").read_bytes() == data
@@ -167,7 +167,7 @@ def test_on_an_overlay_nothing_is_copied_either(tmp_path: Path, monkeypatch: pyt
         monkeypatch.delattr(publishing, "_copy")
         file = spooled(tmp_path / "disk")
         is_nameless = publishing._O_TMPFILE != 0 and file.path.exists()  # noqa: SLF001
-        publishing.publish(file, tmp_path / "disk" / "talk.mp3")
+        publishing.publish(file.duplicate, tmp_path / "disk" / "talk.mp3")
         file.close()
         assert is_nameless
         assert (tmp_path / "upper" / "talk.mp3").read_bytes() == NEW
@@ -178,11 +178,11 @@ def test_on_an_overlay_nothing_is_copied_either(tmp_path: Path, monkeypatch: pyt
 def test_what_is_published_twice_is_two_files(way: str, file: spool.SpoolFile, folder: Path) -> None:
     """Who changes one of them does not change the other; even if the first was removed meanwhile."""
     names = [folder / "a", folder / "b", folder / "c"]
-    publishing.publish(file, names[0])
-    publishing.publish(file, names[1])
+    publishing.publish(file.duplicate, names[0])
+    publishing.publish(file.duplicate, names[1])
     assert not os.path.samestat(names[0].stat(), names[1].stat())
     names[0].unlink()
-    publishing.publish(file, names[2])
+    publishing.publish(file.duplicate, names[2])
     assert [path.read_bytes() for path in names[1:]] == [NEW, NEW]
 
 
@@ -193,7 +193,7 @@ def test_two_threads_may_publish_one_file(way: str, file: spool.SpoolFile, folde
 
     def publish(path: Path) -> None:
         try:
-            publishing.publish(file, path)
+            publishing.publish(file.duplicate, path)
         except BaseException as error:
             errors.append(error)
 
@@ -218,11 +218,11 @@ def test_a_file_that_is_being_published_elsewhere_is_copied(
     def link(source: Any, name: str, **settings: Any) -> None:
         if not others:
             others.append(target.with_name("other"))
-            publishing.publish(file, others[0])
+            publishing.publish(file.duplicate, others[0])
         real(source, name, **settings)
 
     monkeypatch.setattr(os, "link", link)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert os.path.samestat(target.stat(), os.fstat(file.fd))
     assert not os.path.samestat(others[0].stat(), os.fstat(file.fd))
     assert others[0].read_bytes() == target.read_bytes() == NEW
@@ -246,7 +246,7 @@ def test_the_file_may_be_closed_meanwhile(
         return real(fd)
 
     monkeypatch.setattr(os, before, closing_it)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     os.close(wrong[0])
     assert target.read_bytes() == NEW
 
@@ -273,7 +273,7 @@ def test_a_file_that_is_closed_is_not_another_one(
     monkeypatch.setattr(os, "dup", dup)
     before = open_descriptors()
     with pytest.raises(RuntimeError, match="has ended; save it inside"):
-        publishing.publish(file, target)
+        publishing.publish(file.duplicate, target)
     assert len(open_descriptors()) == len(before)
     os.close(number)
     assert not target.exists()
@@ -287,7 +287,7 @@ def test_readers_of_the_old_file_keep_it(way: str, file: spool.SpoolFile, target
     target.write_bytes(OLD)
     os.link(target, target.with_name("copy"))
     with target.open("rb") as reader:
-        publishing.publish(file, target)
+        publishing.publish(file.duplicate, target)
         assert reader.read() == OLD
     assert target.with_name("copy").read_bytes() == OLD
     assert target.read_bytes() == NEW
@@ -299,7 +299,7 @@ def test_a_link_is_replaced_not_followed(way: str, file: spool.SpoolFile, target
     victim = target.with_name("victim")
     victim.write_bytes(OLD)
     target.symlink_to(leads_to)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert not target.is_symlink()
     assert (target.read_bytes(), victim.read_bytes()) == (NEW, OLD)
     assert sorted(target.parent.iterdir()) == [target, victim]
@@ -373,7 +373,7 @@ def test_a_relative_path_and_a_name_of_any_bytes(
     monkeypatch.chdir(folder)
     for name in (os.fsdecode(b"\xff\xfe\n"), "x" * 255):
         Path(name).write_bytes(OLD)
-        publishing.publish(file, Path(name))
+        publishing.publish(file.duplicate, Path(name))
         assert Path(name).read_bytes() == NEW
     assert len(list(folder.iterdir())) == 2
 
@@ -453,7 +453,7 @@ def test_whatever_call_fails_nothing_is_left(
         with monkeypatch.context() as patched:
             calls = Calls(patched, target.name, number, error)
             try:
-                publishing.publish(file, target)
+                publishing.publish(file.duplicate, target)
             except (mt.SpoolError, KeyboardInterrupt):
                 has_failed = True
         file.close()
@@ -481,7 +481,7 @@ def test_data_is_on_disk_before_the_name_and_the_name_before_the_end(
         synced.append((stat.S_ISDIR(os.fstat(fd).st_mode), target.stat().st_size if target.exists() else 0))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert synced == [(False, len(OLD) * is_there), (True, len(NEW))]
 
 
@@ -501,7 +501,7 @@ def test_a_folder_that_cannot_be_synchronized(
     if is_error:
         assert refusal(file, target).errno == number
     else:
-        publishing.publish(file, target)
+        publishing.publish(file.duplicate, target)
     assert target.read_bytes() == NEW
 
 
@@ -518,7 +518,7 @@ def test_where_nothing_can_be_linked_it_is_copied(
 ) -> None:
     """File systems without links, sandboxes, and other disks each say it in their own way."""
     monkeypatch.setattr(os, "link", refuse(number))
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert target.read_bytes() == NEW
     assert list(target.parent.iterdir()) == [target]
 
@@ -538,7 +538,7 @@ def test_systems_that_have_less(spool_dir: Path, target: Path, monkeypatch: pyte
     file = spooled(spool_dir)
     old = os.umask(0o027)
     try:
-        publishing.publish(file, target)
+        publishing.publish(file.duplicate, target)
     finally:
         os.umask(old)
     file.close()
@@ -560,7 +560,7 @@ def test_the_kernel_need_not_copy(
         return 0 if kernel == "copies nothing" else real(source, copy, min(count, 4097), *offsets)
 
     monkeypatch.setattr(os, "copy_file_range", copy_file_range)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert target.read_bytes() == NEW
 
 
@@ -586,7 +586,7 @@ def publish_once(way: str, spool_dir: Path, target: Path) -> None:
     """Publish one file."""
     make_way(way, setattr)
     file = spooled(spool_dir)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     file.close()
 
 
@@ -611,7 +611,7 @@ def test_sigkill_at_every_moment_leaves_the_old_or_the_new(
             left += 1
             assert len(extra) == 1
             file = spooled(spool_dir, OLD)
-            publishing.publish(file, target)
+            publishing.publish(file.duplicate, target)
             file.close()
             assert [path.read_bytes() for path in target.parent.iterdir()] == [OLD]
     assert number > 100
@@ -623,7 +623,7 @@ def publish_for_ever(way: str, spool_dir: Path, target: Path) -> None:
     make_way(way, setattr)
     for number in itertools.count():
         file = spooled(spool_dir, bytes([65 + (os.getpid() + number) % 26]) * 400_000)
-        publishing.publish(file, target)
+        publishing.publish(file.duplicate, target)
         file.close()
         say("round")
 
@@ -648,7 +648,7 @@ def test_many_publish_to_one_path_and_some_are_killed(spool_dir: Path, target: P
         for publisher in all_of_them:
             publisher.kill()
     file = spooled(spool_dir)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     file.close()
     assert list(target.parent.iterdir()) == [target]
 
@@ -666,10 +666,10 @@ def test_what_the_living_are_about_to_publish_is_left_alone(way: str, file: spoo
         path.touch()
     with slots[0].open() as living:
         fcntl.flock(living, fcntl.LOCK_EX)
-        publishing.publish(file, target)
+        publishing.publish(file.duplicate, target)
         assert sorted(target.parent.iterdir()) == sorted([slots[0], others[0], target])
     assert target.read_bytes() == NEW
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert sorted(target.parent.iterdir()) == sorted([others[0], target])
 
 
@@ -683,7 +683,7 @@ def test_too_many_who_publish_to_one_path_are_told(way: str, file: spool.SpoolFi
     assert (error.errno, target.read_bytes()) == (errno.EBUSY, OLD)
     for each in living:
         each.close()
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert list(target.parent.iterdir()) == [target]
 
 
@@ -702,6 +702,6 @@ def test_a_temporary_file_that_is_taken_for_a_dead_one_s_is_made_again(
         return real(fd)
 
     monkeypatch.setattr(publishing, "lock", lock)
-    publishing.publish(file, target)
+    publishing.publish(file.duplicate, target)
     assert target.read_bytes() == NEW
     assert list(target.parent.iterdir()) == [target]

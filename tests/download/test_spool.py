@@ -543,12 +543,12 @@ def serve_as_nobody(folder: Path) -> None:
     seen = subprocess.run(["cat", file.path], capture_output=True, check=True).stdout
     assert seen == b"spoken"
     assert not file.is_nameless, "this system shows it: the test proves nothing"
-    publishing.publish(file, folder / "published")
+    publishing.publish(file.duplicate, folder / "published")
     file.close()
     assert (folder / "published").read_bytes() == b"spoken"
     again = spool.open_spool_file(folder, URL)
     with pytest.raises(mt.SpoolError) as caught:
-        publishing.publish(again, folder.parent / "published")
+        publishing.publish(again.duplicate, folder.parent / "published")
     again.close()
     assert caught.value.errno == errno.EACCES
 

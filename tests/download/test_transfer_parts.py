@@ -2,6 +2,7 @@
 
 import errno
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -190,9 +191,9 @@ def test_saving_is_finished_before_a_cancellation_is_heard(
     """There is no half of it."""
     publish, scopes = publishing.publish, list[anyio.CancelScope]()
 
-    def cancelled_meanwhile(file: spool.SpoolFile, path: Path) -> None:
+    def cancelled_meanwhile(duplicate: Callable[[], int], path: Path) -> None:
         anyio.from_thread.run_sync(scopes[0].cancel)
-        publish(file, path)
+        publish(duplicate, path)
 
     monkeypatch.setattr(publishing, "publish", cancelled_meanwhile)
 
@@ -206,6 +207,22 @@ def test_saving_is_finished_before_a_cancellation_is_heard(
 
     run(main)
     assert (tmp_path / "a").exists()
+
+
+def test_a_file_whose_block_has_ended_is_not_saved(run: Run, server: Server, spool_dir: Path, tmp_path: Path) -> None:
+    """Its number may be another file's by then."""
+    server.routes["/a"] = lambda exchange: exchange.answer(b"spoken")
+
+    async def main() -> None:
+        downloader = mt.SafeDownloader(policy=mt.UrlPolicy(allow_private=True), spool_dir=spool_dir)
+        async with downloader.fetch(server.url("/a")) as file:
+            assert file.fd >= 0
+        assert file.fd == -1
+        with pytest.raises(RuntimeError, match="save it inside"):
+            await file.save_as(tmp_path / "a")
+
+    run(main)
+    assert not (tmp_path / "a").exists()
 
 
 # -- the log

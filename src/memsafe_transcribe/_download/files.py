@@ -55,7 +55,7 @@ class DownloadedFile:
 
         Cancellation: it is finished first.
         """
-        await run_to_its_end(lambda: publishing.publish(self._spooled, Path(path)))
+        await run_to_its_end(lambda: publishing.publish(self._spooled.duplicate, Path(path)))
 
 
 def suggested_filename(url: str) -> str:

@@ -11,12 +11,11 @@ publishes to the same path removes it.
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 from .._errors import SpoolError
 from .._units import MiB, format_size
@@ -206,15 +205,8 @@ def _all_taken() -> OSError:
     return BlockingIOError(errno.EBUSY, f"{_SLOTS} others are writing it just now")
 
 
-class Duplicable(Protocol):
-    """A `SpoolFile`, as far as it is needed here."""
-
-    def duplicate(self) -> int:
-        """Another descriptor of it."""
-
-
-def publish(file: Duplicable, path: Path) -> None:
-    """Save a `SpoolFile` under a name, atomically and durably, in place of a file that has it.
+def publish(duplicate: Callable[[], int], path: Path) -> None:
+    """Save a `SpoolFile`, by its `duplicate`, under a name, atomically and durably, in place of a file that has it.
 
     It blocks: run it in a thread. The file stays usable, and may be closed meanwhile; its position is neither used nor
     changed. A symbolic link is replaced, not followed. The mode is what the umask leaves of 0666.
@@ -228,7 +220,7 @@ def publish(file: Duplicable, path: Path) -> None:
     """
     need_bytes = 0
     try:
-        with closing(file.duplicate()) as source:
+        with closing(duplicate()) as source:
             need_bytes = os.fstat(source).st_size
             with closing(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as folder_fd:
                 _publish(source, _Target(folder_fd, path.name))

@@ -1,5 +1,6 @@
 """The admission, the container's ledger, and the guard."""
 
+import gc
 import os
 import shutil
 from collections.abc import AsyncGenerator, Iterator
@@ -66,6 +67,7 @@ def _ledger_of_its_own(place: Place) -> Iterator[Path]:
         with patch.dict(os.environ, MEMSAFE_LEDGER_DIR=str(folder)):
             yield folder
     finally:
+        gc.collect()  # the last member takes it away, while that may still be refused
         shutil.rmtree(folder, ignore_errors=True)
 
 
