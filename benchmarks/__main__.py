@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=_DOCS)
     parser.add_argument("--peers-python", default=sys.executable, metavar="PATH")
     options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
     parts, failed = [f"# Benchmarks\n\nBy `python -m benchmarks`, whose modules say what each does. {machine()}\n"], []
     for comparison in COMPARISONS:
         if comparison.name not in options.only or (options.quick and comparison.name == "picture"):
