@@ -239,25 +239,24 @@ def _routes(place: Place) -> dict[str, Handler]:
         else:
             exchange.answer(body)
 
-    def changed(exchange: Exchange) -> None:
-        """Half of one file, and then the whole of another one."""
+    def breaks_off(exchange: Exchange, etag: str) -> None:
+        """Half of a body at first, and then the whole."""
         is_first = place.gets[exchange.path] == 0
         place.gets[exchange.path] += not exchange.is_head
-        etag = "old" if is_first else "new"
         exchange.send(f'HTTP/1.1 200 OK\r\nETag: "{etag}"\r\nContent-Length: {len(BODY)}\r\n\r\n'.encode())
         if not exchange.is_head:
             exchange.send(BODY[: len(BODY) // 2] if is_first else BODY)
 
+    def changed(exchange: Exchange) -> None:
+        """Half of one file, and then the whole of another one."""
+        breaks_off(exchange, "new" if place.gets[exchange.path] else "old")
+
     def shrunk(exchange: Exchange) -> None:
         """Half of a file; of its other half the server says that it is beyond the end; and then the whole."""
-        turn = place.gets[exchange.path]
-        place.gets[exchange.path] += not exchange.is_head
         if "range" in exchange.headers:
             exchange.answer(status="416 Range Not Satisfiable", Content_Range=f"bytes */{len(BODY) // 4}")
-            return
-        exchange.send(f'HTTP/1.1 200 OK\r\nETag: "same"\r\nContent-Length: {len(BODY)}\r\n\r\n'.encode())
-        if not exchange.is_head:
-            exchange.send(BODY[: len(BODY) // 2] if turn == 0 else BODY)
+        else:
+            breaks_off(exchange, "same")
 
     def stuck(exchange: Exchange) -> None:
         exchange.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n\r\n".encode())

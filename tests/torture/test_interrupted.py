@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ import memsafe_transcribe as mt
 from memsafe_transcribe import _portal
 from memsafe_transcribe._portal import portal
 
-from .left import held, left_of, now
+from .left import held, left_of, when_quiet
 from .place import Place
 from .scenarios.jobs import OwnEngine
 from .stepping import Act, Steps, watching
@@ -46,7 +46,7 @@ class ProcessEnd:
     @contextmanager
     def awaited(self) -> Iterator[None]:
         """Until this block ends, the process is about to end, once it is called."""
-        with patch.object(_portal, "threading", SimpleNamespace(Thread=self._begun, current_thread=None)):
+        with patch.object(_portal, "threading", SimpleNamespace(Thread=self._begun)):
             try:
                 yield
             finally:
@@ -84,8 +84,8 @@ def use(place: Place) -> None:
         transcriber.transcribe(place.folder / "absent.wav")
 
 
-def everywhere(place: Place, what: str, *later: int) -> None:
-    """Interrupt it at each step or in some; or end the process, so many steps later.
+def everywhere(place: Place, what: str, *, interrupts: bool, ends: tuple[int, ...] = ()) -> None:
+    """At each step, or in some, interrupt it, or end the process so many steps later, or both.
 
     Raises:
         AssertionError: something is left.
@@ -96,13 +96,13 @@ def everywhere(place: Place, what: str, *later: int) -> None:
         use(place)
     for point in range(1, MOST_POINTS) if LONG else _FEW:
         end = ProcessEnd()
-        acts: Mapping[int, Act] = {point: by_ctrl_c} if later != (0,) else {}
-        steps, is_interrupted = Steps({**acts, **dict.fromkeys((point + each for each in later), end)}), False
+        acts: dict[int, Act] = dict.fromkeys((point + later for later in ends), end)
+        if interrupts:
+            acts[point] = by_ctrl_c
+        steps, is_interrupted = Steps(acts), False
         portal.stop()
-        for server in place.servers:
-            server.wait_until_quiet()
+        before = when_quiet(place.servers)
         place.reset({})
-        before = now()
         try:
             with stepped(steps), end.awaited():
                 use(place)
@@ -110,7 +110,7 @@ def everywhere(place: Place, what: str, *later: int) -> None:
             is_interrupted = isinstance(error, KeyboardInterrupt)
         if not steps.fired:
             break
-        assert is_interrupted or later, point
+        assert is_interrupted or ends, point
         portal.stop()
         found = [*left_of(before, place.servers, place.swept), *held(place.admission, place.observer)]
         found += [f"task {name}" for name in steps.living.values()]
@@ -123,14 +123,14 @@ def everywhere(place: Place, what: str, *later: int) -> None:
 
 def test_ctrl_c_at_every_step(place: Place) -> None:
     """It comes out as KeyboardInterrupt, and nothing is left of what was waited for."""
-    everywhere(place, "interrupted by Ctrl-C")
+    everywhere(place, "interrupted by Ctrl-C", interrupts=True)
 
 
 def test_the_process_ends_at_every_step(place: Place) -> None:
     """Threads that wait are told, and nothing is left."""
-    everywhere(place, "the process ends", 0)
+    everywhere(place, "the process ends", interrupts=False, ends=(0,))
 
 
 def test_the_process_ends_after_ctrl_c(place: Place) -> None:
     """While what was interrupted is ended."""
-    everywhere(place, "interrupted by Ctrl-C, then the process ends", 1, 2, 3)
+    everywhere(place, "interrupted by Ctrl-C, then the process ends", interrupts=True, ends=(1, 2, 3))

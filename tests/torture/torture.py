@@ -16,7 +16,7 @@ import memsafe_transcribe as mt
 
 from .child import Nursery, Order
 from .faults import Faults
-from .left import Before, held, left_of, now, rows_of, unraisable
+from .left import held, left_of, rows_of, unraisable, when_quiet
 from .place import Place
 from .scenarios import SCENARIOS
 from .sites import lines_passed
@@ -128,7 +128,7 @@ class Bench:
     def killed(self, nursery: Nursery, step: int) -> bool:
         """Whether a process that runs it came to this step, and killed itself there. Raises as `cancelled` does."""
         place = self._place
-        before = self._before()
+        before = when_quiet(place.servers)
         place.reset(self._begun)
         if not nursery.run(Order(self._name, self._backend, step, place.folders, place.url, place.tls_url)):
             return False
@@ -171,16 +171,9 @@ class Bench:
         asked = {name for name in self._place.asked for chunk in rows.chunks if name in chunk}
         assert self._case.forgets or not asked, (where, asked)
 
-    def _before(self) -> Before:
-        """What there is, when the last run is over for the servers, too."""
-        for server in self._place.servers:
-            server.wait_until_quiet()
-            server.requests.clear()
-        return now()
-
     def _ran(self, acts: Mapping[int, Act], faults: Faults, what: str, *, is_fresh: bool = True) -> Ran:
         place = self._place
-        before = self._before()
+        before = when_quiet(place.servers)
         place.reset(self._begun if is_fresh else None)
         with unraisable() as garbage:
             with faults.armed():

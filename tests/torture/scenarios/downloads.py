@@ -217,6 +217,8 @@ async def _takes_room(place: Place, rest: bytes, *, spare_bytes: int) -> None:
                 yield piece
 
     async def later() -> None:
+        while not admission.statistics().reserved_bytes:
+            await anyio.lowlevel.checkpoint()
         try:
             async with downloader.fetch(f"{place.url}/stuck", on_progress=lambda done, total: is_stuck.set()):
                 pass
@@ -225,14 +227,9 @@ async def _takes_room(place: Place, rest: bytes, *, spare_bytes: int) -> None:
         finally:
             is_stuck.set()
 
-    async def begin_later() -> None:
-        while not admission.statistics().reserved_bytes:
-            await anyio.lowlevel.checkpoint()
-        await later()
-
     with given_back(place, admission):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(begin_later)
+            tasks.start_soon(later)
             async with downloader.receive(slow()) as file:
                 assert file.size_bytes == mt.MiB // 4 + len(rest)
             tasks.cancel_scope.cancel()
