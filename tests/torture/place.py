@@ -259,10 +259,14 @@ def _routes(place: Place) -> dict[str, Handler]:
             breaks_off(exchange, "same")
 
     def stuck(exchange: Exchange) -> None:
+        """Most of a body, and no more until whoever asks has hung up; then the whole."""
+        if exchange.is_head or place.gets[exchange.path]:
+            exchange.answer(BODY)
+            return
+        place.gets[exchange.path] += 1
         exchange.send(f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\n\r\n".encode())
-        if not exchange.is_head:
-            exchange.send(BODY[: len(BODY) * 3 // 4])
-            exchange.hold_until_closed()
+        exchange.send(BODY[: len(BODY) * 3 // 4])
+        exchange.hold_until_closed()
 
     packed = gzip.compress(BODY[:400_000])
     return {
