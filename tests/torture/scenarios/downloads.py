@@ -206,7 +206,7 @@ async def upload_takes_little_room(place: Place) -> None:
 async def _takes_room(place: Place, rest: bytes, *, spare_bytes: int) -> None:
     """An upload whose rest comes when a download has all that is left but so much, and is stuck."""
     admission = told(2 * 6 * mt.MiB + len(BODY) + spare_bytes, max_concurrent=2)
-    downloader = place.downloader(admission=admission, spool_dir=place.memory, read_timeout_seconds=10.0)
+    downloader = place.downloader(admission=admission, spool_dir=place.memory, read_timeout_seconds=3.0)
     is_stuck = anyio.Event()
 
     async def slow() -> AsyncGenerator[bytes]:
