@@ -4,11 +4,13 @@ import re
 import unicodedata
 from typing import get_args
 
+import pytest
 from hypothesis import given, strategies as st
 
 from memsafe_transcribe._timeline.picture import axes_of, cut, drawn
 from memsafe_transcribe._timeline.run import MOST_JOBS, Ending, Job, Phase, Run, Sample
 
+from .kept import FOLDER, RUNS
 from .shapes import Picture
 
 MIB = 1 << 20
@@ -55,6 +57,22 @@ def test_any_run_gives_a_picture(run: Run) -> None:
         assert x + float(element.get("width", 0)) <= width
     for parts in picture.lines.values():
         assert all(172 <= x <= 756.1 and 96 <= y <= 306.1 for part in parts for x, y in part)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_picture_is_as_it_was_when_somebody_looked_at_it(name: str) -> None:
+    """Each place, class and word of it."""
+    assert drawn(RUNS[name]) == (FOLDER / f"{name}.svg").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "step_seconds"),
+    [(0.0, 0.1), (0.7, 0.1), (0.75, 0.2), (1.5, 0.5), (7, 1), (7.1, 2), (100, 15), (7 * 43_200, 43_200)]
+    + [(7 * 43_200 + 1, 86_400), (7 * 86_400, 86_400), (7 * 86_400 + 1, 2 * 86_400)],
+)
+def test_lines_of_time_are_at_round_figures(seconds: float, step_seconds: float) -> None:
+    """No more than seven of them."""
+    assert axes_of(Run("", seconds, (), 0.1)).step_seconds == step_seconds
 
 
 @given(run=runs())

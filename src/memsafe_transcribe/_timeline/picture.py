@@ -153,7 +153,7 @@ def _memory(run: Run, axes: Axes) -> Iterator[str]:
         yield f'<path class="used" d="{used}"/>'
         if max(each.limit_bytes for each in part) <= axes.bytes:
             yield f'<path class="limit" d="{_line(xs, [_y(each.limit_bytes, axes) for each in part])}"/>'
-    lines = ["used"]
+    lines = ["used"] if run.samples else []
     if any(each.reserved_bytes is not None for each in run.samples):
         lines.append("reserved")
     if any(each.limit_bytes <= axes.bytes for each in run.samples):
