@@ -51,6 +51,7 @@ class Faults:
 
     Args:
         nth: which; 0 for none.
+        at: of those from this place alone.
         is_forever: whether all that follow, too.
         is_refused: whether the system says that it is not permitted, instead of what is likely for each call.
 
@@ -61,12 +62,15 @@ class Faults:
         names: by which calls.
     """
 
-    def __init__(self, nth: int = 0, *, is_forever: bool = False, is_refused: bool = False) -> None:
+    def __init__(
+        self, nth: int = 0, *, at: Site | None = None, is_forever: bool = False, is_refused: bool = False
+    ) -> None:
         self.count = 0
         self.reached: set[Site] = set()
         self.sites: set[Site] = set()
         self.names: set[str] = set()
         self._nth = nth
+        self._at = at
         self._is_forever = is_forever
         self._is_refused = is_refused
         self._lock = threading.Lock()
@@ -82,6 +86,8 @@ class Faults:
             if (name, frame.f_code.co_name) in _NEVER or not is_ours(frame):
                 return None
             site = io_site_of(frame)
+            if self._at not in (None, site):
+                return None
             with self._lock:
                 self.count += 1
                 if site is not None:

@@ -4,16 +4,29 @@ import pytest
 
 from .faults import Faults
 from .place import Place
-from .torture import Bench, bench_of, on_each
+from .torture import EVERY, LONG, Bench, bench_of, on_each
+
+_TRIES = 5
 
 
 def everywhere(bench: Bench, what: str, *, few: int, is_forever: bool = False, is_refused: bool = False) -> None:
-    """Refuse the first call, the second one, and so on, until a run makes no more."""
+    """Refuse the first call, the second one, and so on, until a run makes no more.
+
+    No two runs ask in quite the same order: a place that was passed by is then gone for by itself.
+    """
+    passed_by = set(bench.reached)
     for point in bench.calls_to_try(few):
         faults = Faults(point, is_forever=is_forever, is_refused=is_refused)
         bench.failed(what, faults)
+        passed_by -= faults.sites
         if not faults.names:
             break
+    for site in sorted(passed_by) if LONG and EVERY == 1 else ():
+        for _ in range(_TRIES):
+            faults = Faults(1, at=site, is_forever=is_forever, is_refused=is_refused)
+            bench.failed(what, faults)
+            if faults.names:
+                break
 
 
 @on_each

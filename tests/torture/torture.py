@@ -85,6 +85,7 @@ class Bench:
         plain = self._ran({}, faults, "nothing")
         self.steps, self.calls = plain.steps.count, faults.count
         tally.waited |= plain.steps.waited
+        self.reached = faults.reached
         tally.reached |= faults.reached
         self._told = [*place.told]
 
