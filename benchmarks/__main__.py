@@ -2,10 +2,11 @@
 
     python -m benchmarks [--quick] [--only NAME ...] [--folder DIR] [--peers-python PATH]
 
-Each is a module here and has a command of its own, which says more. What they print goes into DIR/benchmarks.md, with
-the date, the machine and its load; their pictures lie beside it. All of them take about six hours on two quiet cores;
---quick takes a minute or two, and its figures say nothing but that the code works. One that fails is named, and the
-others go on; then the exit code is 1.
+Each is a module here and has a command of its own, which says more. What they print goes into DIR/benchmarks.md, a part
+for each with the date, the load and the machine; their pictures lie beside it. All of them take some hours on two quiet
+cores, most of them for the files of twelve hours in `container_matrix`: with --only, the other parts of the page stay,
+so that it can be made in pieces. --quick takes a minute or two, and its figures say nothing but that the code works.
+One that fails is named, and the others go on; then the exit code is 1.
 
 Some want more than is in the project's own environment, and say what: root (memory groups), nginx, curl, the ffmpeg
 command, and an environment with the peers, which --peers-python names (`benchmarks/contenders.py`).
@@ -24,6 +25,7 @@ from pathlib import Path
 _DOCS = Path(__file__).parents[1] / "docs"
 _PEERS, _FOLDER = "{peers}", "{folder}"  # what the arguments below stand for
 _TIMEOUT_SECONDS = 4 * 3600
+_HEAD = "# Benchmarks\n\nMade by `python -m benchmarks`; the modules it runs say what each figure is.\n"
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,6 @@ COMPARISONS = (
         ("--folder", _FOLDER, "--jobs", "2", "--hours", "0.05", "--limit-mib", "128"),
     ),
     Comparison("container_matrix", (), ("--limit-mib", "128", "--jobs", "1", "4", "--audio", "1min")),
-    Comparison("soak", (), ("--minutes", "0.2")),
 )
 
 
@@ -80,15 +81,21 @@ def run(comparison: Comparison, *, quick: bool, folder: Path, peers_python: str)
         command[0] = peers_python  # it needs matplotlib alone
     shown = " ".join(["python", *command[1:]]).replace(str(folder), "DIR").replace(peers_python, "PATH")
     print(f"+ {shown}", file=sys.stderr, flush=True)
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=_TIMEOUT_SECONDS)
         said, code = done.stdout, str(done.returncode)
     except subprocess.TimeoutExpired as error:
         said, code = str(error.stdout or ""), f"no end within {_TIMEOUT_SECONDS} s"
-    took = f"Ended with {code} after {time.monotonic() - began:.0f} s."
+    took = f"Ended with {code} after {time.monotonic() - began:.0f} s. Load when it began: {load:.1f}. {machine()}"
     title = comparison.name.replace("_", " ").capitalize()
     return code == "0", f"## {title}\n\n`{shown}`\n\n```text\n{said.rstrip()}\n```\n\n{took}\n"
+
+
+def parts_of(page: str) -> dict[str, str]:
+    """The parts of a page that was written before, by the names of their modules."""
+    parts = [f"## {part}" for part in f"\n{page}".split("\n## ")[1:]]
+    return {part.partition("\n")[0][3:].lower().replace(" ", "_"): part for part in parts}
 
 
 def machine() -> str:
@@ -99,8 +106,7 @@ def machine() -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return (
         f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores ({model}), "
-        f"Linux {platform.release()}, CPython {platform.python_version()}, {versions}. "
-        f"Load when it began: {os.getloadavg()[0]:.1f}."
+        f"Linux {platform.release()}, CPython {platform.python_version()}, {versions}."
     )
 
 
@@ -113,15 +119,18 @@ def main() -> None:
     parser.add_argument("--peers-python", default=sys.executable, metavar="PATH")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    parts, failed = [f"# Benchmarks\n\nBy `python -m benchmarks`, whose modules say what each does. {machine()}\n"], []
+    page = options.folder / "benchmarks.md"
+    parts = parts_of(page.read_text()) if page.exists() and options.only is not names else {}
+    failed = []
     for comparison in COMPARISONS:
         if comparison.name not in options.only or (options.quick and comparison.name == "picture"):
             continue
-        is_well, part = run(comparison, quick=options.quick, folder=options.folder, peers_python=options.peers_python)
-        parts.append(part)
+        is_well, parts[comparison.name] = run(
+            comparison, quick=options.quick, folder=options.folder, peers_python=options.peers_python
+        )
         failed += [] if is_well else [comparison.name]
-        (options.folder / "benchmarks.md").write_text("\n".join(parts))
-    print((options.folder / "benchmarks.md").read_text())
+        page.write_text("\n".join([_HEAD, *(parts[name] for name in names if name in parts)]))
+    print(page.read_text())
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -419,10 +419,24 @@ def test_halves_of_what_has_no_levels_meet_in_the_middle() -> None:
     assert (left.core_end, left.end, right.start) == (16_000, 20_000, 12_000)
 
 
-@pytest.mark.parametrize("span", [Span(0, 1, 0, 1), Span(0, 100, 100, 100)], ids=["one sample", "silent"])
-def test_what_cannot_be_cut_in_two_says_so(span: Span) -> None:
-    """A single sample, and a span of which nothing is sent."""
-    with pytest.raises(ValueError, match="cannot be cut in two"):
+def test_halves_are_cut_between_frames_as_soon_as_there_are_three() -> None:
+    """A third of one frame is enough, and so are the levels of its first third."""
+    span = Span(0, 3 * FRAME, 0, 3 * FRAME)
+    assert halves(span, [SPEECH, SPEECH, NOISE]) == (Span(0, 320, 0, 320), Span(320, 480, 320, 480))
+    assert halves(Span(0, 9 * FRAME, 0, 9 * FRAME), [SPEECH] * 3)[0].core_end == 5 * FRAME
+
+
+def test_what_halves_hear_twice_is_in_whole_frames() -> None:
+    """An eighth of any core."""
+    left, right = halves(Span(0, 98_765, 0, 98_765), [SPEECH] * 618)
+    overlap = left.end - left.core_end
+    assert (overlap, right.core_start - right.start, type(overlap)) == (77 * FRAME, 77 * FRAME, int)
+
+
+@pytest.mark.parametrize(("span", "heard"), [(Span(0, 1, 0, 1), 1), (Span(0, 100, 100, 100), 0), (Span(7, 8, 5, 9), 1)])
+def test_what_cannot_be_cut_in_two_says_so(span: Span, heard: int) -> None:
+    """A single sample, also where more is heard, and a span of which nothing is sent."""
+    with pytest.raises(ValueError, match=f"core {heard} samples are heard cannot be cut in two"):
         halves(span, [SPEECH])
 
 

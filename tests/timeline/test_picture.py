@@ -67,8 +67,10 @@ def test_a_picture_is_as_it_was_when_somebody_looked_at_it(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "step_seconds"),
-    [(0.0, 0.1), (0.7, 0.1), (0.75, 0.2), (1.5, 0.5), (7, 1), (7.1, 2), (100, 15), (7 * 43_200, 43_200)]
-    + [(7 * 43_200 + 1, 86_400), (7 * 86_400, 86_400), (7 * 86_400 + 1, 2 * 86_400)],
+    [
+        *((0.0, 0.1), (0.7, 0.1), (0.75, 0.2), (1.5, 0.5), (7, 1), (7.1, 2), (100, 15), (7 * 43_200, 43_200)),
+        *((7 * 43_200 + 1, 86_400), (7 * 86_400, 86_400), (7 * 86_400 + 1, 2 * 86_400)),
+    ],
 )
 def test_lines_of_time_are_at_round_figures(seconds: float, step_seconds: float) -> None:
     """No more than seven of them."""

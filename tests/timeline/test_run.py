@@ -4,7 +4,7 @@ from itertools import pairwise
 
 from hypothesis import given, strategies as st
 
-from memsafe_transcribe._timeline.run import Jobs, Sample, Samples
+from memsafe_transcribe._timeline.run import Job, Jobs, Sample, Samples
 
 SIZES = st.integers(0, 1 << 40)
 STEPS = st.floats(0, 1000) | st.just(0.1)
@@ -27,6 +27,14 @@ def test_samples_are_bounded_and_no_peak_is_lost(looks: list[tuple[float, int, i
     assert min(each.limit_bytes for each in kept) == min(each.limit_bytes for each in seen)
     promised = [[each.reserved_bytes for each in some if each.reserved_bytes is not None] for some in (kept, seen)]
     assert max(promised[0], default=None) == max(promised[1], default=None)
+
+
+def test_of_two_peaks_that_are_equal_the_first_is_kept() -> None:
+    """With the lower limit, and the higher promise."""
+    samples = Samples(1.0)
+    samples.add(Sample(0.1, 7, 100, 3))
+    samples.add(Sample(0.2, 7, 90, 5))
+    assert samples.kept == [Sample(0.1, 7, 90, 5)]
 
 
 def test_spans_grow_no_longer_than_they_must() -> None:
@@ -62,3 +70,19 @@ def test_the_jobs_that_took_longest_are_kept(steps: list[tuple[bool, int, float]
     assert len(ended) == min(most, len(took))
     assert sorted(took[number] for number in ended) == sorted(took.values())[len(took) - len(ended) :]
     assert (jobs.begun, sum(jobs.endings.values())) == (len(running) + len(took), len(took))
+
+
+def test_a_job_is_kept_as_it_was_told() -> None:
+    """From its number to the remark; of three that have ended, the shortest is forgotten, and of two the shorter."""
+    jobs = Jobs(2)
+    numbers = [jobs.begin(label, 0.0) for label in ("at once", "half a second")]
+    jobs.enter(numbers[1], "downloading", 0.25)
+    jobs.end(numbers[0], "complete", 0.0)
+    jobs.end(numbers[1], "failed", 0.5, "why")
+    late = jobs.begin("late", 10.0)
+    jobs.end(late, "silent", 10.2)
+    half = Job(2, "half a second", (("waiting", 0.0), ("downloading", 0.25)), 0.5, "failed", "why")
+    assert jobs.kept == [half, Job(3, "late", (("waiting", 10.0),), 10.2, "silent")]
+    jobs.end(jobs.begin("latest", 11.0), "stopped", 12.0)
+    assert jobs.kept == [half, Job(4, "latest", (("waiting", 11.0),), 12.0, "stopped")]
+    assert jobs.endings == {"complete": 1, "failed": 1, "silent": 1, "stopped": 1}
