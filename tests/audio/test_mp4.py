@@ -354,6 +354,7 @@ def test_an_index_that_is_cut_off_while_it_is_read_ends_with_a_word(tmp_path: Pa
     ("broken", "problem"),
     [
         (lambda data: data[: len(data) * 2 // 3], "the file ends before its index says so"),
+        (lambda data: data[:-1], "the file ends before its index says so"),
         (_flip(STBL + "stco", 12, b"\x7f" * 12), "the file ends before its index says so"),
         (_flip(STBL + "stsc", 8 + 12, bytes(4)), "its index ends early"),
         (_flip(STBL + "stsc", 8 + 12 + 4, bytes(4)), "its index ends early"),
@@ -386,6 +387,32 @@ def test_one_wrong_place_or_size_costs_one_chunk(m4a: Path, path: str, at: int) 
     assert len(heard) == len(whole) - 50
     assert heard[:98] == whole[:98]
     assert heard[-30:] == whole[-30:]
+
+
+def test_a_wrong_size_in_a_chunk_of_thousands_costs_that_chunk_alone(tmp_path: Path) -> None:
+    """The sizes behind it are passed over, in pieces, and those of the next chunk are its own."""
+    path = write_long_m4a(tmp_path / "a.m4a", 90)
+    samples = samples_of(path)
+    data = with_tables(path.read_bytes(), samples, [3_000, len(samples) - 3_000], [1024] * len(samples))
+    track, broken = File(data).find(), File(_flip(STBL + "stsz", 12 + 4 * 100, b"\x7f")(data)).find()
+    assert track is not None and broken is not None
+    whole = list(track.packets(0))
+    assert list(broken.packets(0)) == whole[:100] + whole[3_000:]
+    assert broken.problem is None
+
+
+_LONGEST = 0xFFFF_FFFF - 480_000
+
+
+@pytest.mark.parametrize("longest", [_LONGEST, _LONGEST + 1, _LONGEST + 479_000, 0xFFFF_FFFF])
+def test_a_packet_that_is_too_long_is_a_correction_as_by_ffmpeg(m4a: Path, longest: int) -> None:
+    """It lasts for one, and those behind it for less, until the time is where it should be."""
+    samples = samples_of(m4a)
+    for some in ([1024], [1034, 1024, 1044], [1024, 900] + [1024] * 50, [1024] * 38 + [0]):
+        durations = (some * len(samples))[: len(samples)]
+        durations[100] = durations[103] = longest
+        durations[102] = durations[-1] = 1
+        assert_heard_alike(with_tables(m4a.read_bytes(), samples, [len(samples)], durations))
 
 
 def test_the_same_data_is_not_read_for_ever(m4a: Path) -> None:
@@ -427,6 +454,11 @@ def test_impossible_times_end_it(m4a: Path) -> None:
     assert track is not None
     assert max(time for _, time in track.packets(0)) < 1 << 61
     assert track.problem == "its index gives impossible times"
+    just = table((1 << 30, 1 << 31), (0xFFFF_FFFF - (1 << 30), 0), row="II")
+    track = File(change(data, STBL + "stts", just)).find()
+    assert track is not None
+    assert max(time for _, time in track.packets(0)) < 1 << 61
+    assert track.problem == "the file ends before its index says so"
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:

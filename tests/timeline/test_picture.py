@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 from hypothesis import given, strategies as st
 
-from memsafe_transcribe._timeline.picture import axes_of, cut, drawn
+from memsafe_transcribe._timeline.picture import Axes, axes_of, cut, drawn
 from memsafe_transcribe._timeline.run import MOST_JOBS, Ending, Job, Phase, Run, Sample
 
 from .kept import FOLDER, RUNS
@@ -110,6 +110,15 @@ def test_a_limit_that_is_far_above_does_not_flatten_what_is_used() -> None:
     assert top < 96 + 210 / 8
 
 
+def test_a_limit_at_the_very_top_is_drawn() -> None:
+    """And what is used from the floor up, be it a few bytes."""
+    text = drawn(one(1024, 100, 200), Axes(2.0, 1024, 1, 256))
+    picture = Picture(text)
+    assert (picture.lines["limit"], "limit" in picture.said) == ([[(172.0, 96.0), (464.0, 96.0)]], True)
+    assert "V306.0H172.0Z" in text
+    assert [said for said in picture.said if said.startswith("0:0")] == ["0:00", "0:01", "0:02"]
+
+
 def test_where_nothing_was_seen_there_is_no_line() -> None:
     """A process that was stopped for a while has not used what a line across would say."""
     samples = [Sample(at, MIB, 2 * MIB, MIB) for at in (0.0, 0.1, 0.2, 5.0, 5.1)]
@@ -156,3 +165,9 @@ def test_a_label_has_no_more_cells_than_there_are(said: str, cells: int) -> None
     width = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in shown)
     assert width <= cells
     assert shown == said or (shown.endswith("…") and said.startswith(shown[:-1]))
+
+
+def test_a_label_that_just_fits_is_left_alone() -> None:
+    """To the last cell."""
+    assert [cut("abc", cells) for cells in (3, 2)] == ["abc", "a…"]
+    assert [cut("会議", cells) for cells in (4, 3)] == ["会議", "会…"]

@@ -18,7 +18,8 @@ _PIECE_BYTES = 1 << 14
 _RUN_SAMPLES, RUN_BYTES = 1_024, 1 << 18  # that are read at once
 _MOST_SAMPLE_BYTES = 1 << 20
 LATEST = 1 << 61  # two of such times still fit into 64 bits
-_LONGEST = 0xFFFF_FFFF - 480_000  # FFmpeg takes a longer sample for a negative correction, and 1 in its place
+_WRAP = 1 << 32
+_LONGEST = 0xFFFF_FFFF - 480_000  # a longer sample is a negative correction, as FFmpeg has it
 
 
 class UnusualError(Exception):
@@ -163,14 +164,14 @@ class SampleTables:
 
         Memory: one read of 256 KiB, or one sample of at most 1 MiB.
         """
-        durations = self.durations.rows()
+        durations = self._durations()
         left = duration = time = 0
         is_missing = False
         for sizes, data, lost in self._reads(read, file_bytes):
             start = 0
             for size in sizes:
                 while not left:
-                    left, duration = self._next_duration(durations, duration)
+                    left, duration = next(durations)
                 yield data[start : start + size], time
                 start += size
                 time += duration
@@ -178,7 +179,7 @@ class SampleTables:
             is_missing = lost > 0
             while lost:
                 while not left:
-                    left, duration = self._next_duration(durations, duration)
+                    left, duration = next(durations)
                 passed = min(left, lost)
                 time += passed * duration
                 left -= passed
@@ -188,9 +189,25 @@ class SampleTables:
         if is_missing:
             raise BrokenError("the file ends before its index says so")
 
-    def _next_duration(self, durations: Iterator[tuple[int, ...]], last: int) -> tuple[int, int]:
-        left, duration = next(durations, (self.count, last))
-        return left, duration if duration <= _LONGEST else 1
+    def _durations(self) -> Iterator[tuple[int, int]]:
+        """For how many samples how long each is; the last one goes on for ever.
+
+        What is too long is negative, in the files of some writers: the time goes back by so much. FFmpeg's goes on by 1
+        instead, and the samples behind are shortened until it is where it should be, or until one of no length, which
+        becomes 1 in its unsigned 32 bits; so it is here.
+        """
+        ahead = duration = 0
+        for count, duration in self.durations.rows():
+            if duration > _LONGEST:
+                ahead += count * (1 + _WRAP - duration)
+                duration = 1
+            if ahead > 0:
+                less = ahead // max(1, count)
+                less = less if less < duration else (duration - 1) % _WRAP
+                ahead -= less * count
+                duration = (duration - less) % _WRAP
+            yield count, duration
+        yield from repeat((self.count, duration))
 
     def _reads(self, read: Read, file_bytes: int) -> Iterator[tuple[list[int], bytes, int]]:
         """The sizes of some samples, what they hold, and how many behind them are lost."""
