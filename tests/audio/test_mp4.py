@@ -190,6 +190,14 @@ def test_tables_of_every_shape_are_read(m4a: Path, per_chunk: int, wide: bool, s
     assert_heard_alike(data)
 
 
+def test_sizes_of_a_byte_are_read(tmp_path: Path) -> None:
+    """Of packets that are that small."""
+    path = encode(tmp_path / "a.m4a", "aac", tone_samples(3), bit_rate=24_000)
+    samples = samples_of(path)
+    assert max(sample.size for sample in samples) < 256
+    assert_heard_alike(with_tables(path.read_bytes(), samples, [10] * 50, [1024] * len(samples), size_bits=8))
+
+
 def test_chunks_may_stand_in_any_order_and_packets_last_as_they_please(m4a: Path) -> None:
     """Times come from the durations, and the order from the table."""
     samples = samples_of(m4a)
@@ -321,6 +329,13 @@ def test_a_file_that_is_shorter_than_was_said_is_left_to_ffmpeg(m4a: Path, box: 
     assert mp4.find(pread_of(bytearray(data)), len(data)) is not None
     assert mp4.find(pread_of(bytearray(data[: data.index(box)])), len(data)) is None
     assert mp4.find(pread_of(bytearray(data[: data.index(box) + 6])), len(data)) is None
+
+
+def test_wherever_the_headers_are_cut_off_nothing_is_made_of_them(m4a: Path) -> None:
+    """At each byte."""
+    data = m4a.read_bytes()
+    cuts = range(data.index(b"moov"), data.index(b"udta"))
+    assert [end for end in cuts if mp4.find(pread_of(bytearray(data[:end])), len(data)) is not None] == []
 
 
 def pread_of(data: bytearray) -> Callable[[int, int], bytes]:
