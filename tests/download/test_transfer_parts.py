@@ -1,7 +1,9 @@
 """The small decisions of a download: lengths, room, names, log lines; and the file that its user is given."""
 
 import errno
+import fcntl
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -209,15 +211,21 @@ def test_saving_is_finished_before_a_cancellation_is_heard(
     assert (tmp_path / "a").exists()
 
 
-def test_a_file_whose_block_has_ended_is_not_saved(run: Run, server: Server, spool_dir: Path, tmp_path: Path) -> None:
+def test_a_file_whose_block_has_ended_is_neither_saved_nor_opened(
+    run: Run, server: Server, spool_dir: Path, tmp_path: Path
+) -> None:
     """Its number may be another file's by then."""
     server.routes["/a"] = lambda exchange: exchange.answer(b"spoken")
 
     async def main() -> None:
         downloader = mt.SafeDownloader(policy=mt.UrlPolicy(allow_private=True), spool_dir=spool_dir)
         async with downloader.fetch(server.url("/a")) as file:
-            assert file.fd >= 0
+            number = file.fd
+            assert number >= 0
         assert file.fd == -1
+        taken = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, number)
+        assert not file.path.exists()
+        os.close(taken)
         with pytest.raises(RuntimeError, match="save it inside"):
             await file.save_as(tmp_path / "a")
 

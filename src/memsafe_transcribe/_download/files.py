@@ -19,7 +19,7 @@ class DownloadedFile:
 
     Attributes:
         fd: open for reading; -1 when the block has ended.
-        path: opens it, here and, on Linux, in a child process; inside the block.
+        path: opens it, here and, on Linux, in a child process; inside the block. Asked for later, it opens nothing.
         size_bytes: its length.
         content_type: what the server said it is, or None.
         sha256: of its bytes, as 64 hexadecimal digits.

@@ -33,16 +33,27 @@ class SpoolFile:
 
     Attributes:
         fd: open for reading and writing; -1 once it is closed.
-        path: opens it in this process, and can be handed to a child process.
+        path: opens it in this process, and can be handed to a child process; once it is closed, it opens nothing.
         is_nameless: whether no folder shows it.
+
+    Args:
+        fd: see there.
+        name: by which a folder shows it; None if none does.
     """
 
-    def __init__(self, fd: int, path: Path, *, is_nameless: bool) -> None:
+    def __init__(self, fd: int, name: Path | None = None) -> None:
         self.fd = fd
-        self.path = path
-        self.is_nameless = is_nameless
+        self._name = name
         self._open = [fd]  # who takes it out, closes it
         self._owner_pid = os.getpid()
+
+    @property
+    def is_nameless(self) -> bool:
+        return self._name is None
+
+    @property
+    def path(self) -> Path:
+        return self._name or _path_of(self.fd)
 
     def duplicate(self) -> int:
         """Another descriptor of it, which stays when this is closed; in any thread.
@@ -66,10 +77,10 @@ class SpoolFile:
             return
         self.fd = -1
         try:
-            if not self.is_nameless and os.getpid() == self._owner_pid:
+            if self._name is not None and os.getpid() == self._owner_pid:
                 with suppress(FileNotFoundError):  # cleaners of temporary folders come by
-                    os.unlink(self.path)
-                _remove_if_empty(self.path.parent)
+                    os.unlink(self._name)
+                _remove_if_empty(self._name.parent)
         finally:
             os.close(fd)
 
@@ -186,7 +197,7 @@ def _open_nameless(spool_dir: Path) -> SpoolFile | None:
         if not _opens(_path_of(fd), fd):
             return None
         on_failure.pop_all()
-    return SpoolFile(fd, _path_of(fd), is_nameless=True)
+    return SpoolFile(fd)
 
 
 def _path_of(fd: int) -> Path:
@@ -241,7 +252,7 @@ def _create_private(folder: Path, folder_fd: int) -> SpoolFile | None:
             os.unlink(path)
             _remove_if_empty(folder)
         on_failure.pop_all()
-    return SpoolFile(fd, _path_of(fd) if is_nameless else path, is_nameless=is_nameless)
+    return SpoolFile(fd, None if is_nameless else path)
 
 
 def _private_folder(spool_dir: Path) -> Path:
