@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import given, strategies as st
 
-from memsafe_transcribe._audio.chunker import Chunker, Span, chunk_samples, halves
+from memsafe_transcribe._audio.chunker import Chunker, Span, chunk_samples, halves, window_samples
 
 FRAME = 160
 SECOND = 16_000
@@ -455,6 +455,18 @@ def test_a_chunk_length_that_is_none_is_refused(wanted: float) -> None:
     """Zero, negative, not a number."""
     with pytest.raises(ValueError, match="chunk_seconds must be more than 0"):
         chunk_samples(wanted, 60.0, 16_000)
+
+
+def test_a_chunker_decides_on_the_chunk_two_overlaps_and_a_silence_at_once() -> None:
+    """Which is what its memory is planned by."""
+    assert window_samples(MINUTE) == MINUTE + 2 * 2 * SECOND + 5 * SECOND
+
+
+@pytest.mark.parametrize(("missing", "end"), [(4, SECOND + PAD), (5, 2 * SECOND + 5 * FRAME)])
+def test_a_few_levels_that_are_missing_at_the_end_are_like_the_last_one(missing: int, end: int) -> None:
+    """Of more than four frames nothing is known, and that counts as sound."""
+    total = 2 * SECOND + missing * FRAME
+    assert spans_of(seconds(1, SPEECH) + seconds(1, 0), total, MINUTE, MINUTE) == [Span(0, total, 0, end)]
 
 
 def test_without_a_wish_the_engine_and_the_default_decide() -> None:

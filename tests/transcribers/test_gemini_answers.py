@@ -192,6 +192,29 @@ def test_whatever_error_comes(status: int, retry_after: str | None, body: bytes)
     assert str(status) in str(failure)
 
 
+@pytest.mark.parametrize(
+    ("status", "message", "expected"),
+    [
+        (408, "x", mt.TranscriberUnavailableError),
+        (429, "slow down", mt.TranscriberUnavailableError),
+        (429, "the daily limit is reached", mt.TranscriberQuotaError),
+        (500, "x", mt.TranscriberUnavailableError),
+        (503, "x", mt.TranscriberUnavailableError),
+        (413, "x", mt.ChunkTooLargeError),
+        (400, "Request payload size exceeds the limit: 20971520 bytes.", mt.ChunkTooLargeError),
+        (400, "x", mt.TranscriberError),
+        (403, "Request payload size exceeds the limit: 20971520 bytes.", mt.TranscriberError),
+        (404, "x", mt.TranscriberError),
+        (409, "x", mt.TranscriberError),
+        (499, "x", mt.TranscriberError),
+    ],
+)
+def test_what_each_status_means(status: int, message: str, expected: type[mt.TranscriberError]) -> None:
+    """To be tried again, to be cut in two, or neither; each with what was said."""
+    failure = failure_of(status, None, json.dumps({"error": {"message": message}}).encode(), NOW)
+    assert (type(failure), str(failure)) == (expected, f"Gemini answered {status}: {message}")
+
+
 @pytest.mark.parametrize("error", [{"details": 5}, {"details": ["x", None]}, {"message": 5}, [], "x"])
 @pytest.mark.parametrize("status", [400, 429])
 def test_errors_of_another_shape(status: int, error: Any) -> None:

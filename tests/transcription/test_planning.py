@@ -36,6 +36,8 @@ def test_what_is_fitted_fits_or_is_the_smallest(wanted: Sizes, other_bytes: int,
         assert sizes == Sizes(min(wanted.chunk_samples, SHORTEST_SAMPLES), 1, wanted.call_bytes)
     if sizes.chunk_samples < wanted.chunk_samples:
         assert sizes.concurrency == 1
+        longer = Sizes(min(wanted.chunk_samples, 2 * sizes.chunk_samples + 1), 1, wanted.call_bytes)
+        assert other_bytes + longer.host_bytes > free_bytes
     if sizes.concurrency < wanted.concurrency:
         more = Sizes(wanted.chunk_samples, sizes.concurrency + 1, wanted.call_bytes)
         assert other_bytes + more.host_bytes > free_bytes
@@ -48,6 +50,8 @@ def test_what_fits_nowhere_is_asked_for_at_its_smallest() -> None:
     assert fitted(wanted, 0, 0) == fitted(wanted, 10**9, 10**6) == Sizes(SHORTEST_SAMPLES, 1, call)
     assert fitted(wanted, 10**6, 10**6 + wanted.host_bytes) == wanted
     assert fitted(wanted, 10**6, 10**6 + wanted.host_bytes - 1) == Sizes(60 * 16_000, 2, call)
+    half = Sizes(30 * 16_000, 1, call)
+    assert fitted(wanted, 10**6, 10**6 + half.host_bytes) == half
     assert fitted(Sizes(5 * 16_000, 2, call), 0, 0) == Sizes(5 * 16_000, 1, call)
 
 

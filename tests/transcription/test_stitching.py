@@ -242,6 +242,36 @@ def test_a_word_that_both_heard_is_reported_by_the_side_that_answers_for_it() ->
     assert [word.start_seconds for segment in before for word in segment.words] == pytest.approx([8.2, 9.5, 10.4])
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        # What the other side has nothing for is kept up to half way to the edge of the overlap, and no further.
+        ([("so", 8.5, 8.9), ("well", 10.5, 11.0)], [("then", 12.5, 13.0)], "so well then"),
+        ([("so", 8.5, 8.9), ("we", 10.1, 10.3), ("went", 10.9, 11.5)], [("then", 12.5, 13.0)], "so we then"),
+        ([("so", 8.2, 8.5)], [("well", 9.0, 9.4), ("then", 12.5, 13.0)], "so well then"),
+        ([("so", 8.2, 8.5)], [("well", 8.9, 9.4), ("then", 12.5, 13.0)], "so then"),
+        # Also where the other side has said all it has; and not where it has something that begins there.
+        ([("so", 9.0, 9.9), ("well", 10.1, 10.5)], [("sew", 9.3, 9.6)], "so well"),
+        ([("so", 8.0, 8.4), ("two", 10.25, 10.75)], [("too", 10.5, 11.5)], "so too"),
+    ],
+)
+def test_words_on_the_wrong_side_of_the_border_are_kept_where_the_other_side_has_none(
+    left: list[tuple[str, float, float]], right: list[tuple[str, float, float]], expected: str
+) -> None:
+    """An engine may be late or early by a little; what is cut off at the edge is the other side's."""
+    assert " ".join(words_of(seam(left, right))) == expected
+
+
+def test_segments_that_end_and_begin_at_the_border_need_no_comparing() -> None:
+    """Neither is across it."""
+    stitcher = Stitcher()
+    heard = mt.Segment("We went down.", 0.0, 10.0), mt.Segment("And saw a boat.", 2.0, 8.0)
+    segments = stitcher.push(LEFT, mt.ChunkResult(segments=heard[:1]))
+    segments += stitcher.push(RIGHT, mt.ChunkResult(segments=heard[1:])) + stitcher.finish()
+    assert [segment.text for segment in segments] == ["We went down.", "And saw a boat."]
+    assert not any(segment.unsure_seam for segment in segments)
+
+
 def test_a_long_word_around_a_short_one_loses_it_not() -> None:
     """Times may lie within each other: no seam is put before what was said before the overlap."""
     heard = said(0.0, [("aah", 7.6, 12.0), ("yes", 7.65, 7.9), ("now", 9.5, 9.8)])
@@ -263,6 +293,38 @@ def test_a_run_that_would_drop_what_only_one_side_has_is_no_seam() -> None:
     segments = stitcher.push(LEFT, mt.ChunkResult(text="all you need is love d e"))
     segments += stitcher.push(RIGHT, mt.ChunkResult(text="d e f g all you need is love h")) + stitcher.finish()
     assert " ".join(words_of(segments)) == "all you need is love d e d e f g all you need is love h"
+    assert [segment.unsure_seam for segment in segments] == [False, True]
+
+
+RUN = "the river and saw"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "has_seam"),
+    [
+        (("", ""), ("one big boats", "one many boats passing"), True),
+        (("", ""), ("big white boats", "many boats passing by"), False),
+        (("", ""), ("grey boats", "many old wide boats"), False),
+        (("", ""), ("grey river", "many birds passing"), False),
+        (("many boats then", "big boats"), ("", ""), True),
+        (("far boats went by", "big white boats"), ("", ""), False),
+        (("boats many old wide", "grey boats"), ("", ""), False),
+        (("boats", "boats white"), ("", ""), True),
+        (("old grey boats", "grey boats white"), ("", ""), True),
+        (("a zebra cat", "lonely silent night"), ("big boats", "many boats passing"), False),
+        (("many boats then", "big boats"), ("a zebra cat", "lonely silent night"), False),
+    ],
+)
+def test_a_run_is_a_seam_if_most_of_what_it_drops_is_on_the_other_side(
+    before: tuple[str, str], after: tuple[str, str], has_seam: bool
+) -> None:
+    """Near it, in about as many words; of both that the left side has after it, and the right side before it."""
+    left, right = (f"{before[side]} {RUN} {after[side]}".strip() for side in (0, 1))
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, mt.ChunkResult(text=left))
+    segments += stitcher.push(RIGHT, mt.ChunkResult(text=right)) + stitcher.finish()
+    together = f"{before[0]} {RUN} {after[1]}".strip() if has_seam else f"{left} {right}"
+    assert " ".join(words_of(segments)) == together
     assert [segment.unsure_seam for segment in segments] == [False, True]
 
 

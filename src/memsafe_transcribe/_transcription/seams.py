@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
-from itertools import islice, takewhile
+from itertools import takewhile
 
 from .placing import Piece, Times, split
 from .scripts import Token, join_text, key_of, tokens_of
@@ -286,9 +286,10 @@ def _seconds(tokens: Iterable[Token]) -> float:
 
 def _is_backed(run: _Run, tail: Sequence[Token], head: Sequence[Token]) -> bool:
     after, before = _dropped(run, tail, head)
-    right_has = islice(head, run.j + run.length, run.j + run.length + len(after) + 1)
+    end = run.j + run.length
+    right_has = head[end : end + len(after) + 1]
     left_has = tail[max(0, run.i - len(before) - 1) : run.i]
-    return _most_of(after, list(right_has)) and _most_of(before, left_has)
+    return _most_of(after, right_has) and _most_of(before, left_has)
 
 
 def _most_of(dropped: Sequence[Token], other: Sequence[Token]) -> bool:
