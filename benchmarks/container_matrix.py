@@ -1,6 +1,7 @@
 """Small containers, many jobs, long files: this library's command beside the usual pipeline, in real memory groups.
 
     python -m benchmarks.container_matrix [--limit-mib 48 128 256 512] [--jobs 1 4 16] [--audio 10min 3h 12h bomb]
+                                          [--most-hours 192]
 
 A cell is a group with that limit in which so many jobs begin at once, each with that audio (stereo MP3 of 128 kbit/s)
 by URL from a server outside of it; the spool is on disk, and the engine answers at once. The bomb is 30 hours of
@@ -9,7 +10,8 @@ silence in a small FLAC, longer than the 24 hours that are let in. The usual pip
 stalled. Printed of each cell are how many jobs are done, how many were refused, how many processes the kernel killed,
 the time, and the most anonymous memory; then what the first that was refused was told.
 
-Groups take root, and pydub the ffmpeg command. All cells take about an hour and a half on two cores.
+Groups take root, and pydub the ffmpeg command. All cells take about an hour and a half on two cores, and half of that
+without those of sixteen jobs of twelve hours, which --most-hours 48 leaves out: the hours of one cell's jobs together.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from math import inf
 from pathlib import Path
 
 from tests.support.groups import GroupsUnavailableError, nested_groups
@@ -84,8 +87,10 @@ class Cell:
         return "refused" if self.done + self.refused == self.jobs else "broke down"
 
 
-def measure(limits_mib: Sequence[int], jobs: Sequence[int], audios: Sequence[str]) -> Iterator[Cell]:
-    """Ours and then the usual pipeline, in each cell.
+def measure(
+    limits_mib: Sequence[int], jobs: Sequence[int], audios: Sequence[str], most_hours: float = inf
+) -> Iterator[Cell]:
+    """Ours and then the usual pipeline, in each cell whose jobs have no more hours together.
 
     Raises:
         GroupsUnavailableError: groups cannot be made here.
@@ -97,9 +102,12 @@ def measure(limits_mib: Sequence[int], jobs: Sequence[int], audios: Sequence[str
         paths = [os.environ.get("PYTHONPATH", ""), plugin["PYTHONPATH"]]
         env = {**plugin, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "MEMSAFE_LEDGER_DIR": name}
         for audio in audios:
+            counts = [count for count in jobs if count * HOURS.get(audio, 0.0) <= most_hours]
+            if not counts:
+                continue
             with loopback([_written(folder, audio)]) as url:
                 for limit_mib in limits_mib:
-                    for count in jobs:
+                    for count in counts:
                         urls = [f"{url}{number}" for number in range(count)]
                         ours = _ours(urls, limit_mib, audio, folder, env)
                         yield ours
@@ -191,11 +199,12 @@ def main() -> None:
     parser.add_argument("--limit-mib", type=int, nargs="+", default=[48, 128, 256, 512])
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--audio", nargs="+", choices=[*HOURS, BOMB], default=["10min", "3h", "12h", BOMB])
+    parser.add_argument("--most-hours", type=float, default=inf)
     parser.add_argument("--json", type=Path, help="write the cells there")
     options = parser.parse_args()
     cells: list[Cell] = []
     try:
-        for cell in measure(options.limit_mib, options.jobs, options.audio):
+        for cell in measure(options.limit_mib, options.jobs, options.audio, options.most_hours):
             cells.append(cell)
             print(json.dumps(asdict(cell)), file=sys.stderr, flush=True)
             if options.json:

@@ -69,7 +69,7 @@ def test_container_matrix() -> None:
     """Where a job fits, it is done; a bomb is refused with figure and setting, and kills the usual pipeline."""
     commands("ffmpeg")
     try:
-        cells = list(container_matrix.measure([128], [2], ["1min", "bomb"]))
+        cells = list(container_matrix.measure([128], [2], ["1min", "12h", "bomb"], most_hours=12.0))
     except GroupsUnavailableError as error:
         cannot(str(error))
     assert [(cell.who, cell.audio, cell.verdict) for cell in cells[:3]] == [
