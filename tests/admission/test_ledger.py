@@ -596,6 +596,23 @@ def test_a_head_is_given_its_second_anew_after_a_time_in_which_nobody_looked() -
     assert looks(ledger, others, 16.0) is own
 
 
+def test_a_head_that_polls_four_times_a_second_polls_all_the_time() -> None:
+    """A quarter of a second between two of its polls is no gap yet."""
+    head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0), Ledger(3)
+    others, own = Others(heads=(head,)), new_claim(10)
+    waiting(ledger, own)
+    assert [looks(ledger, others, 10.0 + quarter / 4) for quarter in range(4)] == [None] * 4
+    assert looks(ledger, others, 11.0) is own
+
+
+def test_claims_that_came_in_the_same_moment_can_be_told_apart() -> None:
+    """By their serial number, as other members see it."""
+    ledger, claims = Ledger(3), [new_claim(10) for _ in range(5)]
+    for claim in claims:
+        ledger.enqueue(claim, 1.0)
+    assert len({claim.serial for claim in claims}) == 5
+
+
 def test_a_head_that_did_not_poll_is_given_its_second_anew() -> None:
     """One that was stopped for a while had no turn to let go by; it has one as soon as it polls again."""
     head, ledger = Head(1, 10, takes_slot=True, order_seconds=-1.0, passes=0, polled_seconds=9.9), Ledger(3)

@@ -262,6 +262,16 @@ def test_words_on_the_wrong_side_of_the_border_are_kept_where_the_other_side_has
     assert " ".join(words_of(seam(left, right))) == expected
 
 
+def test_when_the_words_of_a_segment_that_is_cut_were_said_is_guessed_by_its_length() -> None:
+    """Four of six words are two thirds of its time."""
+    left = mt.Segment("one two three four five six", 6.0, 12.0)
+    right = mt.Segment("three four five six seven", 0.0, 5.0)
+    segments = by_text(mt.ChunkResult(segments=(left,)), mt.ChunkResult(segments=(right,)))
+    assert [segment.text for segment in segments] == ["one two three four", "five six seven"]
+    times = [(segment.start_seconds, segment.end_seconds, segment.trusted) for segment in segments]
+    assert times == [(6.0, pytest.approx(10.0), False), (pytest.approx(10.0), 13.0, False)]
+
+
 def test_segments_that_end_and_begin_at_the_border_need_no_comparing() -> None:
     """Neither is across it."""
     stitcher = Stitcher()
@@ -299,6 +309,56 @@ def test_a_run_that_would_drop_what_only_one_side_has_is_no_seam() -> None:
 RUN = "the river and saw"
 
 
+def by_text(left: mt.ChunkResult, right: mt.ChunkResult) -> list[mt.Segment]:
+    stitcher = Stitcher()
+    segments = stitcher.push(LEFT, left)
+    return [*segments, *stitcher.push(RIGHT, right), *stitcher.finish()]
+
+
+def test_the_shortest_run_is_cut_behind_its_first_word() -> None:
+    """Three words are enough; of two places that are equally near to the middle the first is taken."""
+    segments = by_text(mt.ChunkResult(text="We went to THE RIVER AND"), mt.ChunkResult(text="the river and back."))
+    assert join_text(segment.text for segment in segments) == "We went to THE river and back."
+
+
+def test_of_two_runs_the_longer_one_is_the_seam() -> None:
+    """What lies between them is the left side's then."""
+    left, right = mt.ChunkResult(text="a b c x d e f g"), mt.ChunkResult(text="a b c y d e f g then")
+    assert " ".join(words_of(by_text(left, right))) == "a b c x d e f g then"
+    left, right = mt.ChunkResult(text="a b c d x e f g"), mt.ChunkResult(text="a b c d y e f g then")
+    assert " ".join(words_of(by_text(left, right))) == "a b c d y e f g then"
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (
+            ["so", "alpha beta gamma", "delta"],
+            ["alpha", "beta", "gamma", "delta", "then"],
+            "so|alpha beta gamma|delta|then",
+        ),
+        (
+            ["so", "alpha", "beta", "gamma", "delta"],
+            ["alpha beta gamma", "delta", "then"],
+            "so|alpha|beta|gamma|delta|then",
+        ),
+        (
+            ["alpha beta", "gamma delta"],
+            ["alpha", "beta gamma", "delta", "then"],
+            "alpha beta|gamma delta|alpha|beta gamma|delta|then",
+        ),
+    ],
+)
+def test_no_word_is_cut_in_two_where_its_text_has_several(left: list[str], right: list[str], expected: str) -> None:
+    """The seam lies where both sides begin a word; where they never do, all is kept. The times are in milliseconds."""
+
+    def result(words: list[str]) -> mt.ChunkResult:
+        return mt.ChunkResult(words=tuple(mt.Word(text, n * 1e6, n * 1e6 + 1) for n, text in enumerate(words)))
+
+    words = [word.text for segment in by_text(result(left), result(right)) for word in segment.words]
+    assert "|".join(words) == expected
+
+
 @pytest.mark.parametrize(
     ("before", "after", "has_seam"),
     [
@@ -320,9 +380,7 @@ def test_a_run_is_a_seam_if_most_of_what_it_drops_is_on_the_other_side(
 ) -> None:
     """Near it, in about as many words; of both that the left side has after it, and the right side before it."""
     left, right = (f"{before[side]} {RUN} {after[side]}".strip() for side in (0, 1))
-    stitcher = Stitcher()
-    segments = stitcher.push(LEFT, mt.ChunkResult(text=left))
-    segments += stitcher.push(RIGHT, mt.ChunkResult(text=right)) + stitcher.finish()
+    segments = by_text(mt.ChunkResult(text=left), mt.ChunkResult(text=right))
     together = f"{before[0]} {RUN} {after[1]}".strip() if has_seam else f"{left} {right}"
     assert " ".join(words_of(segments)) == together
     assert [segment.unsure_seam for segment in segments] == [False, True]

@@ -39,6 +39,7 @@ def test_vtt() -> None:
 def test_json_has_the_shape_of_verbose_json_and_says_what_is_missing() -> None:
     """Text, segments and words as OpenAI's, with status and gaps besides."""
     document = json.loads(TRANSCRIPT.to_json())
+    assert TRANSCRIPT.to_json() == json.dumps(document, ensure_ascii=False, indent=2) + "\n"
     assert document == TRANSCRIPT.to_dict()
     assert document["text"] == TRANSCRIPT.text
     assert document["words"][1] == {"word": "<world>", "start": 0.7, "end": 1.5, "trusted": True}
