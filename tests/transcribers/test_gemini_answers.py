@@ -130,6 +130,14 @@ def test_milliseconds_are_seen_as_such() -> None:
     assert heard((0, 500_000)) == [(0.0, 500_000.0)]
 
 
+def test_a_time_of_decades_is_none() -> None:
+    """From a thousand million seconds on."""
+    assert heard((0, 999_999_999)) == [(0.0, 999_999_999.0)]
+    items = [{"text": "word", "start": 0, "end": 1_000_000_000}]
+    result = result_of(Reply(True, json.dumps({"segments": items}), "STOP"), 60.0)
+    assert (result.text, result.segments) == ("word", ())
+
+
 @pytest.mark.parametrize(
     "time", [None, "soon", True, [1], float("nan"), float("inf"), 10**400, "", "9" * 400 + ":00", f"{'9' * 5000}:00:00"]
 )
