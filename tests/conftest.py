@@ -3,9 +3,12 @@
 import gc
 import os
 import pickle
+import shutil
 import signal
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,11 +35,20 @@ settings.register_profile("long", deadline=None, print_blob=True, max_examples=1
 # A mutant is to be noticed, not to be understood: what fails is not made small.
 noticing = (Phase.explicit, Phase.generate)
 settings.register_profile("mutation", deadline=None, derandomize=True, database=None, phases=noticing)
-settings.load_profile(os.environ.get("MEMSAFE_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+PROFILE = os.environ.get("MEMSAFE_TEST_PROFILE") or ("ci" if os.environ.get("CI") else "default")
+settings.load_profile(PROFILE)
 
 
 # In the background of a script it is ignored, and what the tests start would never hear of it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Of the mutants that are tried at once each has a folder of its own: pytest clears away those of the others."""
+    if PROFILE == "mutation":
+        config.option.basetemp = tempfile.mkdtemp(prefix="mutant-")
+        config.add_cleanup(partial(shutil.rmtree, config.option.basetemp, ignore_errors=True))
 
 
 def pytest_collection_finish() -> None:
