@@ -130,6 +130,12 @@ def test_milliseconds_are_seen_as_such() -> None:
     assert heard((0, 500_000)) == [(0.0, 500_000.0)]
 
 
+def test_json_that_is_nested_without_end_is_json_that_breaks_off() -> None:
+    """No parser goes that deep."""
+    with pytest.raises(mt.ChunkTooLargeError, match="breaks off"):
+        result_of(Reply(True, "[" * 200_000, "STOP"), 60.0)
+
+
 def test_a_time_of_decades_is_none() -> None:
     """From a thousand million seconds on."""
     assert heard((0, 999_999_999)) == [(0.0, 999_999_999.0)]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
-from memsafe_transcribe._transcription.planning import SHORTEST_CHUNK_SECONDS, Sizes, fitted
+from memsafe_transcribe._transcription.planning import SHORTEST_CHUNK_SECONDS, Sizes, fitted, planned
+from memsafe_transcribe._units import format_size
 
 from ..conftest import Run
 from ..plugin.speech_clock import SpeechClock
@@ -53,6 +54,16 @@ def test_what_fits_nowhere_is_asked_for_at_its_smallest() -> None:
     half = Sizes(30 * 16_000, 1, call)
     assert fitted(wanted, 10**6, 10**6 + half.host_bytes) == half
     assert fitted(Sizes(5 * 16_000, 2, call), 0, 0) == Sizes(5 * 16_000, 1, call)
+
+
+@pytest.mark.parametrize(("engine_bytes", "told"), [(0, ""), (5 << 20, ", the engine 5.0 MiB")])
+def test_a_plan_says_what_it_is_made_of(engine_bytes: int, told: str) -> None:
+    """The engine only where it adds something."""
+    sizes = Sizes(60 * 16_000, 3, lambda seconds: 0)
+    made = planned(sizes, 7 << 20, engine_bytes, 600.0, 9 << 20, "why")
+    host = sizes.host_bytes
+    assert made.why == f"decoding 7.0 MiB, chunks of 60 s, 3 at once, {format_size(host)}{told}; why"
+    assert (made.peak_bytes, made.bounds[1]) == ((7 << 20) + host + engine_bytes, (9 << 20) + host + engine_bytes)
 
 
 def plan(run: Run, source: Any, engine: Any = None, **arguments: Any) -> mt.Plan:

@@ -1,12 +1,13 @@
 """Results of chunks, put onto the clock of the whole audio."""
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given, strategies as st
 
 import memsafe_transcribe as mt
 from memsafe_transcribe._transcription.scripts import join_text
+from memsafe_transcribe._transcription.seams import nearest_chain
 from memsafe_transcribe._transcription.stitching import ChunkSpan, Stitcher
 
 CHUNK = ChunkSpan(60.0, 90.0, 60.0, 90.0)
@@ -118,6 +119,36 @@ def test_words_are_grouped_into_captions() -> None:
     assert all(len(segment.text) <= 84 for segment in place(CHUNK, mt.ChunkResult(words=wordy)))
 
 
+FIRST = ChunkSpan(0.0, 30.0, 0.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [([40, 43], [84]), ([40, 44], [40, 44]), ([84, 1], [84, 1]), ([20, 20, 20, 21, 40, 43], [84, 84])],
+)
+def test_a_caption_has_84_characters_at_most(lengths: list[int], expected: list[int]) -> None:
+    """With the spaces between its words."""
+    words = tuple(mt.Word("x" * length, n / 10, n / 10 + 0.1) for n, length in enumerate(lengths))
+    assert [len(segment.text) for segment in place(FIRST, mt.ChunkResult(words=words))] == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([(0.0, 1.0), (1.7, 2.0)], 1),
+        ([(0.0, 1.0), (1.75, 2.0)], 2),
+        ([(0.0, 3.0), (3.0, 7.0)], 1),
+        ([(0.0, 3.0), (3.0, 7.125)], 2),
+    ],
+)
+def test_a_caption_ends_before_a_longer_pause_or_when_it_lasts_too_long(
+    words: list[tuple[float, float]], expected: int
+) -> None:
+    """0.7 s of pause and 7 s in all are let pass."""
+    result = mt.ChunkResult(words=tuple(mt.Word("word", start, end) for start, end in words))
+    assert len(place(FIRST, result)) == expected
+
+
 def test_text_without_times_spans_the_chunk_and_is_not_trusted() -> None:
     """White space is folded; no text makes no segment."""
     assert place(CHUNK, mt.ChunkResult(text=" all \n of it ")) == [mt.Segment("all of it", 60.0, 90.0, trusted=False)]
@@ -224,6 +255,80 @@ def test_pairs_that_lie_across_each_other_are_not_both_taken() -> None:
     """The nearer pair decides; the word that was said twice comes twice."""
     left = [("so", 9.5, 9.7), ("well", 9.8, 10.0)]
     assert words_of(seam(left, [("well", 9.85, 10.05), ("so", 10.2, 10.4)])) == ["so", "well", "so"]
+
+
+@given(data=st.data(), lefts=st.sets(st.integers(0, 5), max_size=6).map(sorted))
+def test_the_chain_is_the_longest_and_of_those_the_nearest(data: st.DataObject, lefts: list[int]) -> None:
+    """As found by trying all of them."""
+    pairs = [(i, data.draw(st.integers(0, 5))) for i in lefts]
+    costs = {pair: data.draw(st.integers(0, 9)) for pair in pairs}
+
+    def worth(chain: tuple[tuple[int, int], ...]) -> tuple[int, int]:
+        return len(chain), -sum(costs[pair] for pair in chain)
+
+    chains = [chain for size in range(len(pairs) + 1) for chain in combinations(pairs, size)]
+    best = max(worth(chain) for chain in chains if all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(chain)))
+    found = tuple(nearest_chain(pairs, lambda i, j: float(costs[i, j])))
+    assert found in chains
+    assert worth(found) == best
+
+
+def test_a_word_on_the_border_is_the_right_sides() -> None:
+    """Going by the middle of both reports, whatever else was heard before."""
+    (word,) = [word for segment in seam([("now", 9.5, 10.5)], [("now", 9.75, 10.25)]) for word in segment.words]
+    assert (word.start_seconds, word.end_seconds) == (9.75, 10.25)
+    left = [("so", 8.5, 8.75), ("then", 8.75, 9.0), ("now", 10.0, 10.25)]
+    words = [word for segment in seam(left, [("now", 10.0, 10.5)]) for word in segment.words]
+    assert [(word.text, word.end_seconds) for word in words] == [("so", 8.75), ("then", 9.0), ("now", 10.5)]
+
+
+@pytest.mark.parametrize(("apart_seconds", "expected"), [(0.75, "so well then"), (0.875, "so well well then")])
+def test_reports_of_one_word_are_no_farther_apart_than_a_third_of_the_overlap(
+    apart_seconds: float, expected: str
+) -> None:
+    """Or a second, where that is less."""
+    stitcher = Stitcher()
+    left = [("so", 9.0, 9.25), ("well", 9.5, 9.75)]
+    right = [("well", 9.5 + apart_seconds, 9.75 + apart_seconds), ("then", 13.0, 13.5)]
+    segments = stitcher.push(ChunkSpan(0.0, 10.0, 0.0, 11.25), said(0.0, left))
+    segments += stitcher.push(ChunkSpan(10.0, 20.0, 8.75, 20.0), said(8.75, right)) + stitcher.finish()
+    assert " ".join(words_of(segments)) == expected
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "expected"),
+    [
+        (("colour", 9.0, 10.0), ("color", 9.78, 10.78), "colour color"),
+        (("colour", 9.0, 10.0), ("color", 9.7, 10.7), "colour"),
+        (("coloured", 8.5, 10.5), ("color", 10.2, 10.6), "coloured"),
+    ],
+)
+def test_neighbours_that_share_a_quarter_of_the_shorter_one_are_one_word(
+    left: tuple[str, float, float], right: tuple[str, float, float], expected: str
+) -> None:
+    """And is taken once, as the left side has it."""
+    assert " ".join(words_of(seam([left], [right]))) == expected
+
+
+def test_a_seam_in_silence_is_sure() -> None:
+    """Nobody said anything near the border: nothing can be doubled there."""
+    segments = seam([("so", 8.2, 8.5)], [("then", 12.5, 13.0)])
+    assert words_of(segments) == ["so", "then"]
+    assert not any(segment.unsure_seam for segment in segments)
+
+
+def test_a_segment_across_the_border_stands_for_what_the_other_side_had_before_it() -> None:
+    """The right side heard the end of it only, in other words."""
+    left, right = mt.Segment("a long sentence", 7.0, 12.0), mt.Segment("some tents", 0.0, 1.5)
+    segments = by_text(mt.ChunkResult(segments=(left,)), mt.ChunkResult(segments=(right,)))
+    assert [segment.text for segment in segments] == ["a long sentence"]
+
+
+def test_text_without_times_that_is_joined_lasts_as_long_as_both() -> None:
+    """From the beginning of the first chunk to the end of the second."""
+    left, right = mt.ChunkResult(text="one two three four"), mt.ChunkResult(text="two three four five")
+    (segment,) = by_text(left, right)
+    assert (segment.text, segment.start_seconds, segment.end_seconds) == ("one two three four five", 0.0, 20.0)
 
 
 def test_a_word_that_both_heard_is_reported_by_the_side_that_answers_for_it() -> None:

@@ -50,8 +50,20 @@ def test_json_has_the_shape_of_verbose_json_and_says_what_is_missing() -> None:
     assert document["suspects"] == [{"start": 60.0, "end": 120.0, "reason": "no text"}]
 
 
+def test_times_of_subtitles_turn_over_at_minutes_and_hours() -> None:
+    """To the millisecond, by the nearest one."""
+    times = ((59.9994, 59.9995), (3599.9996, 7200.0))
+    said = mt.Transcript(tuple(mt.Segment("é", *each) for each in times), None, 7200.0)
+    assert said.to_srt().count("é") == 2
+    shown = [line for line in said.to_srt().splitlines() if "-->" in line]
+    assert shown == ["00:00:59,999 --> 00:01:00,000", "01:00:00,000 --> 02:00:00,000"]
+    assert "é" in said.to_json()
+
+
 def test_without_gaps_it_is_complete() -> None:
     """Also with nothing in it, or with what is only suspected."""
     assert mt.Transcript((), None, 60.0, suspects=TRANSCRIPT.suspects).status == "complete"
     empty = mt.Transcript((), None, 0.0)
     assert (empty.status, empty.text, empty.words, empty.to_vtt()) == ("complete", "", (), "WEBVTT\n\n")
+    assert mt.Transcript((), None, 60.0, is_silent=True).status == "silent"
+    assert mt.Transcript((), None, 60.0, gaps=TRANSCRIPT.gaps, is_silent=True).status == "partial"

@@ -221,17 +221,17 @@ def _kept_of(source: Segment, words: list[Word]) -> Segment:
 
 def _group(words: list[Word]) -> Iterator[Segment]:
     group: list[Word] = []
-    characters = 0
+    characters = 0  # with the space before the next word
     for word in words:
         if group and (
             word.start_seconds - group[-1].end_seconds > _PAUSE_SECONDS
             or word.end_seconds - group[0].start_seconds > _MAX_SEGMENT_SECONDS
-            or characters + 1 + len(word.text) > _MAX_SEGMENT_CHARACTERS
+            or characters + len(word.text) > _MAX_SEGMENT_CHARACTERS
         ):
             yield _segment(group)
             group, characters = [], 0
         group.append(word)
-        characters += 1 + len(word.text)
+        characters += len(word.text) + 1
     yield _segment(group)
 
 

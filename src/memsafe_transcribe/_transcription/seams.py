@@ -113,10 +113,10 @@ def _same_words(left: list[Piece], right: list[Piece], overlap: Overlap) -> list
         j = min(same, key=lambda j: apart(i, j), default=None)
         if j is not None and apart(i, j) <= farthest:
             pairs.append((i, j))
-    return _chain(pairs, apart)
+    return nearest_chain(pairs, apart)
 
 
-def _chain(pairs: list[tuple[int, int]], apart: Callable[[int, int], float]) -> list[tuple[int, int]]:
+def nearest_chain(pairs: list[tuple[int, int]], apart: Callable[[int, int], float]) -> list[tuple[int, int]]:
     """The most pairs that are in order on both sides; of those that are equally many, the nearest."""
     chains: list[tuple[int, float, list[tuple[int, int]]]] = []
     for i, j in pairs:
