@@ -31,14 +31,14 @@ class SpoolFile:
     One that is dropped without being closed says so in a `ResourceWarning`, and is closed. A forked child that closes
     it gives up its own descriptor: the file stays its parent's.
 
+    Args:
+        fd: of the file; it is this object's from now on.
+        name: by which a folder shows it; None if none does.
+
     Attributes:
         fd: open for reading and writing; -1 once it is closed.
         path: opens it in this process, and can be handed to a child process; once it is closed, it opens nothing.
         is_nameless: whether no folder shows it.
-
-    Args:
-        fd: see there.
-        name: by which a folder shows it; None if none does.
     """
 
     def __init__(self, fd: int, name: Path | None = None) -> None:
