@@ -140,7 +140,8 @@ def _watch(process: subprocess.Popen[bytes]) -> int:
     while True:
         with suppress(psutil.NoSuchProcess):
             host = psutil.Process(process.pid)
-            tree = (host, *host.children(recursive=True))
+            # A child that has not begun its own program yet has its parent's memory, which would count twice.
+            tree = (host, *(each for each in host.children(recursive=True) if each.cmdline() != host.cmdline()))
             peak_bytes = max(peak_bytes, sum(_high_water_bytes(each.pid) for each in tree))
         try:
             process.wait(SAMPLE_SECONDS)
