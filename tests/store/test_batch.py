@@ -311,9 +311,15 @@ def test_as_many_are_in_work_as_memory_has_room_for(
             part = progress.done // 3
             most[part] = max(most.get(part, 0), len(progress.running))
 
+        async def in_company(number: int, chunk: mt.AudioChunk) -> None:
+            """While there is enough, none is done before all are in work that can be."""
+            with anyio.fail_after(30):
+                while max(most) < 2 and most[max(most)] < 4:
+                    await anyio.lowlevel.checkpoint()
+
         look_at = [4000]
         controller = mt.AdmissionController(guard=mt.MemoryGuard(), max_concurrent=8, scope="process")
-        engine = Teller(call_bytes=4 * mt.MiB)
+        engine = Teller(call_bytes=4 * mt.MiB, before=in_company)
         batch = batch_of(engine, admission=controller, max_batch_size=4, chunk_seconds=60.0)
         found = await all_of(batch, sources, on_progress=look)
         assert errors_of(found) == [NONE] * len(sources)
