@@ -485,6 +485,58 @@ def test_a_used_up_quota_ends_the_batch_and_a_later_run_goes_on(
     run(main)
 
 
+@pytest.mark.parametrize("on_error", ["mark", "stop"])
+def test_a_used_up_quota_ends_the_batch_also_where_failures_are_marked(
+    run: Run, tones: list[Path], store: mt.JobStore, on_error: str
+) -> None:
+    """What was heard before comes out as a part; no other source is begun; a later run goes on."""
+    engine = Teller(before=lambda number, chunk: QUOTA if number == 1 and not is_renewed else None)
+    is_renewed = False
+
+    async def main() -> None:
+        nonlocal is_renewed
+        found = []
+        async with batch_of(engine, store, max_batch_size=1, on_error=on_error).run(tones[::-1]) as outcomes:
+            with pytest.raises(mt.TranscriberFailedError, match="1500 a day"):
+                async for outcome in outcomes:
+                    found.append(outcome)  # noqa: PERF401 - what came before the error counts
+        (part,) = found
+        assert part.transcript is not None
+        assert part.transcript.status == "partial"
+        assert part.transcript.segments
+        is_renewed = True
+        again = await all_of(batch_of(engine, store, on_error=on_error), tones)
+        assert [each.transcript and each.transcript.status for each in again] == ["complete"] * 6
+
+    run(main)
+
+
+def test_that_there_was_no_room_is_not_held_against_a_source(run: Run, tones: list[Path], store: mt.JobStore) -> None:
+    """It is tried as often as others in one run; but however many runs find none, it is no dead letter."""
+
+    async def main() -> None:
+        admission = mt.AdmissionController(max_concurrent=1)
+        batch = batch_of(Teller(), store, max_attempts=2, admission=admission, queue_timeout_seconds=0.02)
+        holds, is_over = anyio.Event(), anyio.Event()
+
+        async def hold() -> None:
+            async with admission.reserve(1):
+                holds.set()
+                await is_over.wait()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(hold)
+            await holds.wait()
+            for _ in range(3):
+                (found,) = await all_of(batch, tones[:1])
+                assert (errors_of([found]), found.attempts) == ([mt.AdmissionTimeoutError], 0)
+            assert admission.statistics().rejected == 6
+            is_over.set()
+        assert errors_of(await all_of(batch, tones[:1])) == [NONE]
+
+    run(main)
+
+
 def test_a_run_that_ends_in_order_is_no_death(run: Run, tones: list[Path], store: mt.JobStore) -> None:
     """However often the quota is used up before a source has got on, it is not given up."""
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -31,24 +31,27 @@ from .progress import OnProgress
 from .protocol import ChunkContext
 from .running import OnJobKey, Runner
 from .sources import Source, is_url, name_of
-from .stream import collected, gathered
+from .stream import SegmentStream, collected, gathered
 from .transcript import Transcript
 
 _LOG = logging.getLogger("memsafe_transcribe")
 _BACKOFF_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 300.0
 
-Verdict = Literal["again", "later", "never"]
+EndBatch = Callable[[Exception], None]
+Verdict = Literal["again", "crowded", "later", "never"]
 
 
 def verdict_on(error: Exception) -> Verdict:
-    """What an error means for its source: worth another attempt; no fault of its own, so that another run may try it;
-    or a dead letter.
+    """What an error means for its source: worth another attempt; the same, but no fault of its own, so that it is not
+    counted for longer than this run; only another run may try it; or a dead letter.
     """
     if isinstance(error, KnownBadUrlError | StoreError | SpoolError | ReservationTooLargeError) or ends_batch(error):
         return "later"
     if isinstance(error, DownloadError | TranscriberFailedError):
         return "again" if error.retryable else "never"
-    if isinstance(error, AdmissionError | MemoryPressureError | TimeoutError | DecoderCrashedError):
+    if isinstance(error, AdmissionError):
+        return "crowded"
+    if isinstance(error, MemoryPressureError | TimeoutError | DecoderCrashedError):
         return "again"
     return "later" if isinstance(error, OSError) else "never"  # of a local file, which costs nothing to try
 
@@ -115,40 +118,55 @@ class Attempting:
     deadline_seconds: float | None
     retry_failed: bool
 
-    async def outcome_of(self, index: int, source: Source, report: OnProgress) -> Outcome:
-        """Whatever happens to it. Only cancellation comes out as an exception."""
+    async def outcome_of(self, index: int, source: Source, report: OnProgress, end_batch: EndBatch) -> Outcome:
+        """Whatever happens to it. Only cancellation comes out as an exception.
+
+        Args:
+            index: its place among the sources.
+            source: which.
+            report: called with its progress.
+            end_batch: called with what ended its job early, if each other source would meet the same.
+        """
         try:
             async with self._entry(source) as entry:
-                return await self._attempted(index, source, entry, report)
+                outcome = await self._attempted(index, source, entry, report, end_batch)
         except StoreError as error:
-            return Outcome(index, source, error=error)
+            outcome = Outcome(index, source, error=error)
+        if outcome.error is not None and ends_batch(outcome.error):
+            end_batch(outcome.error)
+        return outcome
 
-    async def _attempted(self, index: int, source: Source, entry: Entry, report: OnProgress) -> Outcome:
+    async def _attempted(
+        self, index: int, source: Source, entry: Entry, report: OnProgress, end_batch: EndBatch
+    ) -> Outcome:
         state = entry.state
         if state.state == "dead":
             return Outcome(index, source, error=_dead_letter(source, state), attempts=state.attempts)
         if state.state == "done" and (transcript := await self._known(state, report)) is not None:
             return Outcome(index, source, transcript)
-        attempts, is_settled = state.attempts, False
+        attempts, crowded, is_settled = state.attempts, 0, False
         try:
             while True:
                 try:
                     again = self.retry_failed or attempts > state.attempts  # known bad by its own failure
-                    transcript = await self._transcribed(source, entry.leads_to, report, ask_anyway=again)
-                    transcript = await _noted(entry, transcript)
+                    streaming = self._streaming(source, entry.leads_to, report, again, end_batch)
+                    transcript = await _noted(entry, await collected(streaming, self.deadline_seconds))
                     is_settled = True
                     return Outcome(index, source, transcript, attempts=attempts)
                 except Exception as error:
                     verdict = verdict_on(error)
-                    if verdict == "later":
+                    crowded += verdict == "crowded"
+                    attempts += verdict in ("again", "never")
+                    is_last = max(attempts, crowded) >= self.max_attempts or not _can_be_read_again(source)
+                    if verdict == "later" or (verdict == "crowded" and is_last):
                         return Outcome(index, source, error=error, attempts=attempts)
-                    attempts += 1
-                    is_final = verdict == "never" or attempts >= self.max_attempts or not _can_be_read_again(source)
-                    await entry.failed(attempts, _one_line(error), is_final=is_final)
-                    if is_final:
-                        is_settled = True
+                    if verdict != "crowded":
+                        is_final = verdict == "never" or is_last
+                        await entry.failed(attempts, _one_line(error), is_final=is_final)
+                        is_settled = is_final
+                    if is_settled:
                         return Outcome(index, source, error=error, attempts=attempts)
-                    pause_seconds = _pause_seconds(error, attempts)
+                    pause_seconds = _pause_seconds(error, attempts + crowded)
                     _LOG.info("%s is tried again in %.1f s: %s", name_of(source), pause_seconds, _one_line(error))
                 await anyio.sleep(pause_seconds)
         finally:
@@ -156,11 +174,17 @@ class Attempting:
                 with anyio.CancelScope(shield=True):  # the store's busy_timeout_seconds bound it
                     await entry.interrupted(attempts)
 
-    async def _transcribed(
-        self, source: Source, on_job_key: OnJobKey, report: OnProgress, *, ask_anyway: bool
-    ) -> Transcript:
-        streaming = self.runner.stream(source, self.context, report, on_job_key=on_job_key, ask_anyway=ask_anyway)
-        return await collected(streaming, self.deadline_seconds)
+    @asynccontextmanager
+    async def _streaming(
+        self, source: Source, on_job_key: OnJobKey, report: OnProgress, ask_anyway: bool, end_batch: EndBatch
+    ) -> AsyncIterator[SegmentStream]:
+        async with self.runner.stream(
+            source, self.context, report, on_job_key=on_job_key, ask_anyway=ask_anyway
+        ) as stream:
+            yield stream
+            failure = stream._quota_failure  # noqa: SLF001 - for batches alone
+            if failure is not None:
+                end_batch(failure)
 
     async def _known(self, state: SourceState, report: OnProgress) -> Transcript | None:
         """The transcript of a job that is finished; its source is not fetched again."""

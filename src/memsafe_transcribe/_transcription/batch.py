@@ -9,7 +9,7 @@ import anyio
 from .._admission.controller import AdmissionController
 from .._store.store import inside
 from .._tasks import Starter, background
-from .attempting import Attempting, ends_batch
+from .attempting import Attempting
 from .chunked import ChunkedTranscriber, runner_of
 from .outcomes import BatchProgress, OnBatchProgress, Outcome, RunningSource
 from .progress import Progress
@@ -260,14 +260,12 @@ class Outcomes:
             self._running[index] = RunningSource(index, name_of(source), progress)
             self._tell()
 
-        outcome = await self._attempting.outcome_of(index, source, report)
+        outcome = await self._attempting.outcome_of(index, source, report, self._stop)
         self._window.saw(most_bytes)
         if outcome.error is None:
             self._done += 1
         else:
             self._failed += 1
-            if ends_batch(outcome.error):
-                self._stop(outcome.error)
         del self._running[index]
         self._ready[index] = outcome
         self._tell()

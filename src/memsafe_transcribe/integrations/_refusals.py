@@ -10,6 +10,11 @@ from .._transcription.sources import is_url
 
 _LOG = logging.getLogger("memsafe_transcribe.asgi")
 
+
+class BadRequestError(ValueError):
+    """What a client asked for makes no sense: a string that is no URL, a language that the engine does not know."""
+
+
 # The first that fits. Where there is a phrase, the message is the operator's: it may name folders, or quote an engine.
 _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.ReservationTooLargeError, 413, None),
@@ -20,6 +25,7 @@ _STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
     (errors.UnsupportedMediaError, 415, None),
     (errors.AudioDecodeError, 422, None),
     (errors.UrlBlockedError, 400, None),
+    (BadRequestError, 400, None),
     (errors.SpoolError, 507, "there is no room on the disk"),
     (errors.DownloadTimeoutError, 504, None),
     (errors.DownloadError, 502, None),

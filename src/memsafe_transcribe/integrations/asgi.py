@@ -22,9 +22,9 @@ from .._tasks import background
 from .._transcription.chunked import ChunkedTranscriber, runner_of
 from .._transcription.formats import ending_dict
 from .._transcription.progress import Progress
-from .._transcription.sources import Source
+from .._transcription.sources import Source, is_url
 from .._transcription.transcript import Transcript, segment_dict, word_dict
-from ._refusals import Refusal, refusal_of
+from ._refusals import BadRequestError, Refusal, refusal_of
 from ._signals import draining
 
 __all__ = ["AdmissionMiddleware", "SegmentEvents", "draining", "transcribe_while_connected"]
@@ -109,6 +109,18 @@ def _response(refusal: Refusal) -> Response:
     return JSONResponse(asdict(refusal), refusal.status, headers)
 
 
+def _check_asked(transcriber: ChunkedTranscriber, source: Source, language: str | None) -> None:
+    """Raises:
+    BadRequestError: a client said what cannot be.
+    """
+    if isinstance(source, str) and not is_url(source):
+        raise BadRequestError(f"{source!r} is no http(s) URL")
+    try:
+        runner_of(transcriber).check_language(language)
+    except ValueError as error:
+        raise BadRequestError(str(error)) from None
+
+
 async def transcribe_while_connected(
     request: Request,
     transcriber: ChunkedTranscriber,
@@ -128,11 +140,13 @@ async def transcribe_while_connected(
     Raises:
         ClientDisconnect: the client has hung up, and nothing is left of the job but what is in the store.
             `AdmissionMiddleware` takes it.
-        Exception: what `transcribe` raises.
+        Exception: what `transcribe` raises. `AdmissionMiddleware` answers 400 where its ValueError is about the string
+            or the language that it was given.
 
     Cancellation: as for `transcribe`. A client whose body is the source, and still waits for its turn, is only missed
     when it is read.
     """
+    _check_asked(transcriber, source, language)
     async with _connected(request.receive, source) as given:
         transcript = await transcriber.transcribe(
             given, language=language, prompt=prompt, deadline_seconds=deadline_seconds
@@ -181,6 +195,7 @@ class SegmentEvents(Response):
         events = _Events(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         with suppress(ClientDisconnect):
             try:
+                _check_asked(self._transcriber, self._source, self._language)
                 async with _connected(receive, self._source) as source, background() as tasks:
                     tasks.start_soon(events.tell_progress)
                     await self._transcribe(source, events)
