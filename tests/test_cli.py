@@ -72,7 +72,11 @@ def test_a_plan_says_what_a_job_would_take(env: dict[str, str], tmp_path: Path) 
     assert "pcm_s16le in wav" in figures["why"]
     small = command(env, "plan", "--engine", "pocketsphinx", audio, "--limit", "128MiB")
     assert small.returncode == 1
-    assert "does not fit: the largest job under this limit (128.0 MiB) may take 115.2 MiB" in small.stderr
+    assert "are left of the 115.2 MiB that may be used under this limit (128.0 MiB)" in small.stderr
+    # The engine's 150 MiB and the job's 30 are less than 90 % of it, but what the command itself takes is not to be had.
+    tight = command(env, "plan", "--engine", "pocketsphinx", audio, "--limit", "205MiB")
+    assert (tight.returncode, "of the 184.5 MiB that may be used" in tight.stderr) == (1, True)
+    assert command(env, "plan", "--engine", "pocketsphinx", audio, "--limit", "300MiB").returncode == 0
     wrong = command(env, "plan", audio, "--limit", "many")
     assert (wrong.returncode, "'many' is not a size" in wrong.stderr) == (2, True)
     none = command(env, "plan", audio, "--limit", "0")
@@ -112,7 +116,7 @@ BAD_INPUT = [
     (["http://169.254.169.254/latest"], 1, r"reserved, link-local or a metadata service"),
     (["--allow-private", "http://127.0.0.1:9/a.mp3"], 1, r"http://127\.0\.0\.1:9/a\.mp3: .*connection"),
     (["ftp://example.com/a.mp3"], 1, r"only http and https URLs, and files"),
-    (["tone.wav", "--language", "de", "--engine", "pocketsphinx"], 1, r"knows the languages en, en-US; got 'de'"),
+    (["tone.wav", "--language", "de", "--engine", "pocketsphinx"], 2, r"knows the languages en, en-US; got 'de'"),
     (["tone.wav", "--output", "no/such/folder.txt"], 2, r"there is no folder no/such"),
     (["tone.wav", "tone.wav", "--output", "."], 2, r"have the same name"),
     (["tone.wav", "playlist.mp3", "--format", "srt"], 2, r"several sources as srt need --output FOLDER"),

@@ -24,7 +24,7 @@ from ._drafts import opened_output
 from ._errors import MemsafeError, TranscriberError
 from ._memory.guard import MemoryGuard, default_guard
 from ._outputs import called, one_line, say, source_of, stem_of, timeline_to
-from ._transcription.chunked import ChunkedTranscriber
+from ._transcription.chunked import ChunkedTranscriber, runner_of
 from ._transcription.formats import format_segments
 from ._units import format_duration, format_size, parse_size
 from ._version import __version__
@@ -173,10 +173,11 @@ async def _plan(options: argparse.Namespace) -> int:
     print(f"duration  {'unknown' if plan.duration_seconds is None else format_duration(plan.duration_seconds)}")
     print(f"why       {plan.why}")
     room = guard.room()
-    if plan.peak_bytes > room.largest_need_bytes:
+    if plan.peak_bytes > room.admitted_work_bytes:
         say(
-            f"{called(options.source)} does not fit: the largest job under this limit "
-            f"({format_size(room.largest_need_limit.limit_bytes)}) may take {format_size(room.largest_need_bytes)}"
+            f"{called(options.source)} does not fit: {format_size(max(0, room.admitted_work_bytes))} are left of the "
+            f"{format_size(room.largest_need_bytes)} that may be used under this limit "
+            f"({format_size(room.largest_need_limit.limit_bytes)})"
         )
         return 1
     return 0
@@ -190,6 +191,7 @@ async def _transcribe(options: argparse.Namespace) -> int:
     transcriber = ChunkedTranscriber(
         options.engine, downloader=downloader, queue_timeout_seconds=_QUEUE_SECONDS, timeline=timeline
     )
+    runner_of(transcriber).check_language(options.language)
     with timeline or nullcontext():
         async with transcriber:
             for source, target in zip(options.sources, targets, strict=True):

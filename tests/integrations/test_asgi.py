@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -306,6 +307,41 @@ def test_a_web_socket_is_none_of_its_business(run: Run) -> None:
         for kind in ("websocket", "lifespan"):
             with pytest.raises(mt.UnsupportedMediaError):
                 await gate({"type": kind}, nothing, nothing)
+
+    run(main)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(
+    ("source", "language", "said"),
+    [
+        ("talk.mp3", None, "'talk.mp3' is no http(s) URL"),
+        ("ftp://a/b.mp3", None, "'ftp://a/b.mp3' is no http(s) URL"),
+        (URL, "xx", "engine 'FakeEngine' knows the languages de, en; got 'xx'"),
+    ],
+)
+def test_what_a_client_says_and_cannot_be_is_its_own_fault(
+    run: Run, is_stream: bool, source: str, language: str | None, said: str
+) -> None:
+    """It is answered before anything is done for it; without the middleware it is the ValueError of `transcribe`."""
+
+    async def main() -> None:
+        admission = alone()
+        engine = FakeEngine(capabilities=mt.Capabilities(languages=("de", "en")))
+        transcriber = mt.ChunkedTranscriber(engine, admission=admission)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if is_stream:
+                await SegmentEvents(transcriber, source, language=language)(scope, receive, send)
+                return
+            await transcribe_while_connected(Request(scope, receive), transcriber, source, language=language)
+
+        exchange = Exchange()
+        await exchange.run(AdmissionMiddleware(app, admission=admission))
+        assert (exchange.status, exchange.json["message"]) == (400, said)
+        assert admission.statistics().granted == 0
+        with pytest.raises(ValueError, match=re.escape(said)):
+            await Exchange().run(app)
 
     run(main)
 

@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 import memsafe_transcribe as mt
 from memsafe_transcribe._transcription.planning import SHORTEST_CHUNK_SECONDS, Sizes, fitted, planned
 from memsafe_transcribe._units import format_size
+from memsafe_transcribe.testing import FakeGuard
 
 from ..conftest import Run
 from ..plugin.speech_clock import SpeechClock
@@ -144,6 +145,33 @@ def test_short_memory_makes_fewer_and_shorter_chunks(run: Run, tmp_path: Path) -
     short = run(main, 19 * mt.MiB)
     assert (short.concurrency, short.chunk_seconds < 30) == (1, True)
     assert max(heard) < 34
+
+
+@pytest.mark.parametrize("is_url", [False, True])
+def test_chunks_leave_room_for_an_engine_that_is_not_open_yet(
+    run: Run, server: Server, tmp_path: Path, is_url: bool
+) -> None:
+    """The sizes are those that the job will have when it is."""
+    path = write_wav(tmp_path / "tone.wav", tone_samples(70.0))
+    server.routes["/tone.wav"] = lambda exchange: exchange.answer(path.read_bytes())
+    source = server.url("/tone.wav") if is_url else path
+
+    class Large(SpeechClock):
+        capabilities = mt.Capabilities(max_chunk_seconds=60, resident_bytes=100 * mt.MiB, concurrency=3)
+
+    async def main() -> None:
+        guard = FakeGuard(limit_bytes=140 * mt.MiB, threshold_percent=90)
+        admission = mt.AdmissionController(guard=guard, scope="process")
+        downloader = mt.SafeDownloader(policy=mt.UrlPolicy(allow_private=True), admission=admission)
+        transcriber = mt.ChunkedTranscriber(Large(), admission=admission, downloader=downloader)
+        closed = await transcriber.plan(source)
+        assert (closed.concurrency, closed.chunk_seconds) == (1, 60.0)
+        async with transcriber:
+            opened = await transcriber.plan(source)
+        assert (opened.concurrency, opened.chunk_seconds) == (1, 60.0)
+        assert closed.peak_bytes == opened.peak_bytes + 100 * mt.MiB
+
+    run(main)
 
 
 @pytest.mark.parametrize("says_its_length", [True, False])

@@ -221,12 +221,12 @@ class ChunkedTranscriber:
                 self._runner.decoding(media, limit_bytes) as decoder,
             ):
                 info = decoder.info
-        free_bytes = self._runner.free_bytes(None)
-        sizes = fitted(self._wanted, decoder_bytes, free_bytes)
+        free_bytes, engine_bytes = self._runner.free_bytes(None), self._shared.missing_bytes
+        sizes = fitted(self._wanted, decoder_bytes + engine_bytes, free_bytes)
         return planned(
             sizes,
             decoder_bytes,
-            self._shared.missing_bytes,
+            engine_bytes,
             info.duration_seconds if media.duration_seconds is None else media.duration_seconds,
             peak_bytes(limit_bytes),
             f"{info.codec} in {info.format}; {format_size(free_bytes)} are free for new work",
@@ -236,7 +236,8 @@ class ChunkedTranscriber:
         probe = await self._downloader.probe(url)
         file_bytes = self._downloader.max_bytes if probe.size_bytes is None else probe.size_bytes
         decoder_bytes, free_bytes = common_bytes(None, data_limit_bytes(None)), self._runner.free_bytes(None)
-        sizes = fitted(self._wanted, decoder_bytes, free_bytes)
+        engine_bytes = self._shared.missing_bytes
+        sizes = fitted(self._wanted, decoder_bytes + engine_bytes, free_bytes)
         spooled_bytes = file_bytes if is_memory(self._downloader.spool_dir) else 0
         most_bytes = min(
             peak_bytes(largest_limit_bytes(file_bytes)) + spooled_bytes,
@@ -246,7 +247,7 @@ class ChunkedTranscriber:
         return planned(
             sizes,
             decoder_bytes + spooled_bytes,
-            self._shared.missing_bytes,
+            engine_bytes,
             None,
             most_bytes,
             f"a download {size}, whose format is not known before; {format_size(free_bytes)} are free for new work",
