@@ -73,7 +73,7 @@ def test_a_plan_says_what_a_job_would_take(env: dict[str, str], tmp_path: Path) 
     small = command(env, "plan", "--engine", "pocketsphinx", audio, "--limit", "128MiB")
     assert small.returncode == 1
     assert "are left of the 115.2 MiB that may be used under this limit (128.0 MiB)" in small.stderr
-    # The engine's 150 MiB and the job's 30 are less than 90 % of it, but what the command itself takes is not to be had.
+    # The engine's 150 MiB and the job's 30 are less than 90 % of it; but the command itself takes some, too.
     tight = command(env, "plan", "--engine", "pocketsphinx", audio, "--limit", "205MiB")
     assert (tight.returncode, "of the 184.5 MiB that may be used" in tight.stderr) == (1, True)
     assert command(env, "plan", "--engine", "pocketsphinx", audio, "--limit", "300MiB").returncode == 0

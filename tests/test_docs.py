@@ -87,3 +87,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     shown = "".join(page.read_text() for page in (tmp_path / "site" / "reference").glob("*.html"))
     absent = [name for name in mt.__all__ if f'id="memsafe_transcribe.{name}"' not in shown]
     assert absent == ["MB", "MiB", "__version__"]
+    names = {line.split(":")[0] for line in (ROOT / "tests/public_api.txt").read_text().splitlines()}
+    of_integrations = {name for name in names if re.fullmatch(r"memsafe_transcribe\.integrations\.\w+\.\w+", name)}
+    assert {name for name in of_integrations if f'id="{name}"' not in shown} == set()
+    assert len(of_integrations) >= 10

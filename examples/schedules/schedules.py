@@ -75,7 +75,7 @@ async def nightly_batch(transcriber: mt.ChunkedTranscriber, nightly: list[Path])
 async def scheduler(transcriber: mt.ChunkedTranscriber, admission: mt.AdmissionController) -> None:
     """What a scheduler does: the same thing again and again, in a lane that can never take all slots."""
     admission.lane("scheduler", max_concurrent=SCHEDULER_SLOTS)
-    async with anyio.create_task_group() as tasks:
+    async with transcriber, anyio.create_task_group() as tasks:  # the engine is open before any plan
         for number in range(PERIODIC):
             tasks.start_soon(periodic, transcriber, admission, tone(2.0 + number))
 

@@ -12,6 +12,7 @@ from ._audio.decoder import data_limit_bytes, open_decoder
 from ._audio.encoding import wav
 from ._audio.words import SAMPLE_RATE_HZ
 from ._download import spool
+from ._download.incoming import default_max_bytes
 from ._errors import AudioDecodeError, SpoolError
 from ._memory.cleanup import allocator
 from ._memory.guard import default_guard
@@ -38,7 +39,8 @@ def _memory() -> Iterator[str]:
     now, room = guard.snapshot(), guard.room()
     yield f"memory   limit {format_size(now.limit_bytes)}, bound by {now.binding} (read from {now.source})"
     yield f"         used {format_size(now.used_bytes)}, {now.percent:.1f} %, level {now.level.name}"
-    yield f"         room for {format_size(room.new_work_bytes)} of new work; allocator {allocator()}"
+    yield f"         room for {format_size(room.new_work_bytes)} of new work, up to {guard.threshold_percent:g} %"
+    yield f"         allocator {allocator()}"
     now_admitted = default_admission().statistics()
     yield f"slots    {now_admitted.max_concurrent}, {now_admitted.others_active} taken; {now_admitted.scope}"
 
@@ -54,6 +56,7 @@ def _spool() -> Iterator[str]:
         return
     name = "files without a name" if file.is_nameless else f"files with a name, under a lock, in {file.path.parent}"
     yield f"spool    {folder} ({filesystem_type(folder)}), {free} free, {name}"
+    yield f"         a download may have {format_size(default_max_bytes())}"
     if spool.is_memory(folder):
         yield "         it is memory: downloads reserve their bytes from the limit; MEMSAFE_SPOOL_DIR may name a disk"
 

@@ -52,7 +52,8 @@ class ChunkedTranscriber:
             and a used-up quota (`TranscriberQuotaError`) ends the job also where others are only marked.
         isolation: where files are decoded: in a "process" of their own, which the kernel confines and which can be
             ended; or in a "thread" of this one, for files that are trusted. That starts sooner, and loads PyAV here.
-        queue_timeout_seconds: how long a job waits for a slot and memory; None for as long as it takes.
+        queue_timeout_seconds: how long each wait of a job may be: for the memory of its engine, for the slot of its
+            download, for the slot and the memory of its decoding; None for as long as it takes.
         on_job: called with a `JobReport` when a job has ended, however it did; for metrics and traces.
         timeline: the picture that its jobs are to be seen in.
 
@@ -143,7 +144,8 @@ class ChunkedTranscriber:
             deadline_seconds: give up after this time.
             on_progress: called from the event loop with a `Progress`.
             reservation: run on this reservation's slot and bytes instead of queueing for others; by default on that
-                which the running task holds from this admission, if it does.
+                which the running task holds from this admission, if it does. An engine is charged apart from it: enter
+                the transcriber before, so that it is open.
 
         Raises:
             DownloadError, AudioDecodeError, TranscriberFailedError, AdmissionError, MemoryPressureError, OSError:

@@ -235,7 +235,7 @@ class SegmentStream:
         span = _chunk_span(answer.span)
         start, end = max(span.start_seconds, span.core_start_seconds), min(span.end_seconds, span.core_end_seconds)
         if not self.suspects:
-            _LOG.warning("from %.1f to %.1f s: %s; all such spans are in `suspects`", start, end, answer.suspicion)
+            _LOG.warning("from %.1f to %.1f s: %s; all such spans are in suspects", start, end, answer.suspicion)
         self.suspects = (*self.suspects, Gap(start, end, answer.suspicion))
 
     def _miss(self, span: Span, failure: TranscriberFailedError) -> None:
