@@ -179,8 +179,8 @@ BREAKS = (
         "batch",
         attempting,
         "Attempting._attempted",
-        "attempts += 1",
-        "attempts += 2",
+        'attempts += verdict in ("again", "never")',
+        'attempts += 2 * (verdict in ("again", "never"))',
         seed=1,
     ),
     Break(
