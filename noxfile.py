@@ -17,7 +17,9 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 # Files that decide without a clock and without I/O, so that no line and no branch of them need go untested.
 PURE = tuple(PYPROJECT["tool"]["mutmut"]["only_mutate"])
 DOWNLOAD_RULES = tuple(f"tests/download/test_{name}.py" for name in ("pace", "policy", "ranges", "retries"))
-AUDIO_RULES = tuple(f"tests/audio/test_{name}.py" for name in ("chunker", "mp4", "pure", "voicing", "words"))
+AUDIO_RULES = tuple(
+    f"tests/audio/test_{name}.py" for name in ("boxes", "chunker", "mp4", "mp4_headers", "pure", "voicing", "words")
+)
 TRANSCRIPTION_RULES = tuple(
     f"tests/transcription/test_{name}.py"
     for name in ("formats", "oracle", "planning", "scripts", "stitching", "transcript")

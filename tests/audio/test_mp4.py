@@ -16,7 +16,7 @@ from memsafe_transcribe._audio.boxes import make_box
 
 from ..support.media import encode, tone_samples
 from ..support.media_cases import beeps, write_covered, write_film
-from ..support.mp4 import STBL, Sample, boxes, change, content, samples_of, table, with_tables, write_long_m4a
+from ..support.mp4 import STBL, Sample, change, content, samples_of, table, with_tables, write_long_m4a
 
 _OPTIONS = {"advanced_editlist": "0"}
 
@@ -149,27 +149,6 @@ def test_edit_lists_are_ffmpegs_affair(m4a: Path, edits: list[tuple[int, int]]) 
     assert_heard_alike(change(m4a.read_bytes(), "moov/trak/edts/elst", elst(*edits)))
 
 
-def note(samples: int) -> bytes:
-    parts = (b"mean", b"com.apple.iTunes"), (b"name", b"iTunSMPB"), (b"data", bytes(4) + b" 0 %X 0 FFFF" % samples)
-    return make_box(b"----", *(make_box(kind, bytes(4), text) for kind, text in parts))
-
-
-def test_itunes_note_of_the_priming_is_heeded(m4a: Path) -> None:
-    """What iTunes writes in place of an edit list; FFmpeg takes it for one on the cover if that came before."""
-    data = change(m4a.read_bytes(), "moov/trak/edts", None)
-    ilst = content(data, "moov/udta/meta")[4:]
-    hdlr = make_box(b"hdlr", content(ilst, "hdlr"))
-    png = make_box(b"covr", make_box(b"data", struct.pack(">II", 14, 0), b"\x89PNG\r\n\x1a\n" + bytes(100)))
-
-    def noted(*items: bytes) -> bytes:
-        return change(data, "moov/udta/meta", bytes(4) + hdlr + make_box(b"ilst", *items))
-
-    all_frames, fewer = assert_heard_alike(noted()), assert_heard_alike(noted(note(2112), png))
-    samples = [sum(frame[2] for frame in heard.frames) for heard in (all_frames, fewer)]
-    assert samples[0] - samples[1] == 2112
-    assert_heard_alike(noted(png, note(2112)))
-
-
 def test_high_efficiency_aac_plays_at_twice_the_rate(tmp_path: Path) -> None:
     """It is told in the AudioSpecificConfig (ISO/IEC 14496-3, 1.6.2.1): object type 5, and the rate of the output."""
     data = encode(tmp_path / "a.m4a", "aac", beeps(3), rate=24_000, layout="mono").read_bytes()
@@ -245,9 +224,12 @@ def _replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         lambda data: change(data, "moov/mvex", bytes(8)),
         lambda data: change(data, "moov/cmov", bytes(8)),
         lambda data: change(data, STBL + "ctts", table((1, 1), row="II")),
+        lambda data: change(data, STBL + "cslg", bytes(24)),
         lambda data: change(data, STBL + "stsd", table() + content(data, STBL + "stsd")[8:] * 2),
         lambda data: change(data, STBL + "stts", table((215, 1), row="II")),
         lambda data: change(data, STBL + "stts", table()),
+        lambda data: change(data, STBL + "stsc", table((2, 100, 1), row="III")),
+        lambda data: change(data, STBL + "stsc", table()),
         lambda data: change(data, STBL + "stsz", None),
         lambda data: change(data, STBL + "stsz", bytes(8)),
         lambda data: change(change(data, STBL + "stsz", None), STBL + "stz2", struct.pack(">III", 0, 4, 8) + bytes(8)),
@@ -292,25 +274,6 @@ def test_other_files_are_left_to_ffmpeg(tmp_path: Path) -> None:
     both = film.replace(b"tkhd\0\0\0\2", b"tkhd\0\0\0\3")
     assert both != film and File(film).find() is not None
     assert [File(data).find() for data in (*(path.read_bytes() for path in paths), both, b"")] == [None] * 6
-
-
-def test_a_track_for_the_blind_is_left_to_ffmpeg(tmp_path: Path) -> None:
-    """Beside another one, FFmpeg prefers what has no such note, whichever of them is enabled."""
-    kind = make_box(b"udta", make_box(b"kind", bytes(4), b"urn:mpeg:dash:role:2011\0description\0"))
-    name = make_box(b"udta", make_box(b"name", b"Ton"))
-
-    def noted(data: bytes, udta: bytes) -> bytes:
-        """With this in the first track that has sound."""
-        moov = content(data, "moov")
-        trak = next(inside for box, inside in boxes(moov) if box == b"trak" and b"soun" in inside)
-        new = moov.replace(make_box(b"trak", trak), make_box(b"trak", trak, udta))
-        return change(data, "moov", new)
-
-    one = write_film(tmp_path / "one.mp4", beeps(1)).read_bytes()
-    two = write_film(tmp_path / "two.mp4", beeps(1), beeps(1)).read_bytes()
-    assert File(noted(one, kind)).find() is not None
-    assert File(noted(two, name)).find() is not None
-    assert File(noted(two, kind)).find() is None
 
 
 def test_more_boxes_than_any_real_file_has_are_not_looked_at(m4a: Path) -> None:
@@ -433,6 +396,21 @@ def test_a_packet_that_is_too_long_is_a_correction_as_by_ffmpeg(m4a: Path, longe
         durations[100] = durations[103] = longest
         durations[102] = durations[-1] = 1
         assert_heard_alike(with_tables(m4a.read_bytes(), samples, [len(samples)], durations))
+
+
+@pytest.mark.parametrize(
+    "durations",
+    [
+        [0xFFFF_FFFF, 0xFFFF_FFF0, 1000],
+        [0xFFFF_FFFE, 1000, 1000, 900],
+        [0xFFFF_FFFF - 1021, 1023],
+    ],
+)
+def test_corrections_are_made_good_to_the_last_tick(m4a: Path, durations: list[int]) -> None:
+    """Two of them together; one of 3 that leaves 1 to those behind the next two; one that is all of the next."""
+    samples = samples_of(m4a)
+    durations = [1024] * 100 + durations + [1024 - number % 2 for number in range(len(samples) - 100)]
+    assert_heard_alike(with_tables(m4a.read_bytes(), samples, [len(samples)], durations[: len(samples)]))
 
 
 def test_the_same_data_is_not_read_for_ever(m4a: Path) -> None:

@@ -185,7 +185,9 @@ def _tables(boxes: Boxes, stbl: list[Box], stts: Table) -> SampleTables:
         size=size,
         count=count,
     )
-    if not (count and stts.count and tables.chunks.count and tables.per_chunk.count):
+    if not (count and stts.count and tables.chunks.count):
+        raise UnusualError
+    if next(tables.per_chunk.rows(), (0,))[0] != 1:  # of chunks before its first row FFmpeg makes something, too
         raise UnusualError
     if stts.count == 1 and next(stts.rows(), (0, 1))[1] == 1:  # raw samples, or what QuickTime counts like them
         raise UnusualError
