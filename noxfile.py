@@ -18,11 +18,12 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 PURE = tuple(PYPROJECT["tool"]["mutmut"]["only_mutate"])
 DOWNLOAD_RULES = tuple(f"tests/download/test_{name}.py" for name in ("pace", "policy", "ranges", "retries"))
 AUDIO_RULES = tuple(
-    f"tests/audio/test_{name}.py" for name in ("boxes", "chunker", "mp4", "mp4_headers", "pure", "voicing", "words")
+    f"tests/audio/test_{name}.py"
+    for name in ("boxes", "chunker", "cut_points", "mp4", "mp4_headers", "pure", "voicing", "words")
 )
 TRANSCRIPTION_RULES = tuple(
     f"tests/transcription/test_{name}.py"
-    for name in ("formats", "oracle", "planning", "scripts", "stitching", "transcript")
+    for name in ("formats", "oracle", "placing", "planning", "scripts", "seams", "stitching", "transcript")
 )
 LONG = (
     "tests/memory",

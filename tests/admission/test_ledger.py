@@ -392,6 +392,17 @@ def test_a_full_lane_is_no_obstacle_to_others() -> None:
     assert all_granted(ledger, 1000) == [second]
 
 
+def test_the_most_that_was_ever_held_is_known() -> None:
+    """Of slots and of bytes, each by itself."""
+    ledger = Ledger(3)
+    most = []
+    for claim in (new_claim(0, slot=False), new_claim(0), new_claim(40, slot=False), new_claim(1)):
+        assert ledger.take(claim, room(100))
+        most.append((ledger.peak_slots_taken, ledger.peak_reserved_bytes))
+        ledger.close(claim)
+    assert most == [(0, 0), (1, 0), (1, 40), (1, 40)]
+
+
 def test_a_lane_that_is_made_narrower_keeps_what_it_holds() -> None:
     """A new limit holds from the next grant on; a wider one opens the lane at once."""
     ledger = Ledger(5)

@@ -49,6 +49,11 @@ def test_a_retry_counts_the_whole_container() -> None:
     assert retry_after_seconds(ledger, others, 0.0) == 21
 
 
+def test_while_nothing_is_known_a_retry_may_come_at_once() -> None:
+    """Nobody holds a slot, and nobody has given one back."""
+    assert retry_after_seconds(Ledger(1), Others(waiting=9), 0.0) == 1
+
+
 def test_a_hold_that_has_not_ended_yet_counts_as_long_as_it_lasted() -> None:
     """Before the first has given back nobody knows better; what holds no slot is nobody's turn."""
     ledger = Ledger(8)

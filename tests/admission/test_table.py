@@ -4,10 +4,11 @@ import struct
 from collections.abc import Mapping
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from memsafe_transcribe._admission import table
 from memsafe_transcribe._admission.claims import Head
+from memsafe_transcribe._admission.ledger import Ledger
 from memsafe_transcribe._admission.table import Member
 
 from .strategies import digests, int64s, new_claim, words
@@ -96,6 +97,12 @@ def test_the_passes_can_be_written_alone(before: int, after: int) -> None:
     data[at : at + 8] = table.pack_passes(after)
     assert table.read(bytes(data), 0, {}, NOW).others.heads[0].passes == after
     assert table.read(bytes(data), 1, {}, NOW).own_passes == after
+
+
+def test_a_member_that_has_given_no_slot_back_does_not_know_how_long_it_is_held() -> None:
+    """And does not count in the mean of those that do."""
+    new, old = (record(queue=(0, hold_seconds)) for hold_seconds in (Ledger(3).hold_seconds, 4.0))
+    assert table.read(file(3, new, old), None, {}, NOW).others.hold_seconds == 4.0
 
 
 def test_the_parts_of_a_record_stand_where_they_are_said_to() -> None:
@@ -194,6 +201,7 @@ def test_a_file_cut_short_is_no_ledger(length: int) -> None:
 
 
 @given(st.integers(0, table.SEATS), words)
+@example(table.SEATS, 1)
 def test_the_header_is_read_as_it_was_written(seats: int, concurrent: int) -> None:
     """Seats in use, and slots."""
     header = table.pack_header(concurrent, seats)

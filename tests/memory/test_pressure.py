@@ -89,6 +89,11 @@ def test_a_big_host_keeps_some_memory_available(total: int, need: int, data: st.
     assert (refusing is None) == (available - need >= keep)
 
 
+def test_a_host_just_above_4_gib_keeps_512_mib() -> None:
+    """A tenth of it would be less."""
+    assert pressure.bounds(term(9 * GiB // 2, 0, "host"), Thresholds(1, 100)).target_bytes == 4 * GiB
+
+
 @given(used=sizes, total=st.integers(1, 4 * GiB), thresholds=thresholds)
 @example(used=0, total=4 * GiB, thresholds=Thresholds(60, 90))
 def test_a_small_host_is_like_a_limit(used: int, total: int, thresholds: Thresholds) -> None:
@@ -213,6 +218,23 @@ def test_falling_by_hand() -> None:
         assert state.level is expected, now
 
 
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        ([(509, 1.0), (510, 2.0), (509, 3.0), (509, 4.75)], MemoryLevel.CRITICAL),  # 510 is within the margin
+        ([(509, 1.0), (510, 2.0), (509, 3.0), (509, 5.0)], MemoryLevel.HIGH),
+        ([(350, 1.0), (200, 3.0)], MemoryLevel.HIGH),
+        ([(200, 1.0), (200, 3.0)], MemoryLevel.OK),
+    ],
+)
+def test_every_look_since_use_is_calm_counts(looks: list[tuple[int, float]], expected: MemoryLevel) -> None:
+    """One that is not calm begins the dwell anew; the first one, too, says how far down the level may go."""
+    state = after(LevelState(), 540, 0.0)
+    for used, now in looks:
+        state = after(state, used, now)
+    assert state.level is expected
+
+
 def test_an_event_is_a_reason_to_rise_and_then_passes() -> None:
     """The level of an event holds for a dwell; another event begins the dwell anew."""
     state = after(LevelState(), 10, 0.0, MemoryLevel.CRITICAL)
@@ -238,6 +260,7 @@ def events(oom: int = 0, at_max: int = 0, at_high: int = 0, clean_mib: int = 0) 
         (events(oom=1), MemoryLevel.CRITICAL),
         (events(at_high=1, at_max=1, clean_mib=29), MemoryLevel.CRITICAL),
         (events(at_high=9, at_max=9, clean_mib=30), MemoryLevel.OK),  # there is cache to drop: everyday life
+        ({"group": Events(0, 1, 0, 30 * MiB - 1, LIMIT)}, MemoryLevel.CRITICAL),
         (events(oom=1, clean_mib=300), MemoryLevel.CRITICAL),
         ({}, MemoryLevel.OK),
     ],

@@ -110,6 +110,23 @@ def test_a_limit_that_is_far_above_does_not_flatten_what_is_used() -> None:
     assert top < 96 + 210 / 8
 
 
+def test_a_limit_eight_times_as_high_as_what_is_used_is_drawn() -> None:
+    """And none that is higher."""
+    limits = 800 * MIB, 800 * MIB + 1
+    assert ["limit" in Picture(drawn(one(limit, 100 * MIB))).said for limit in limits] == [True, False]
+
+
+def test_no_line_of_the_grid_is_above_the_axis() -> None:
+    """Not by a byte."""
+    said = Picture(drawn(one(MIB, 100), Axes(1.0, 1023, 1, 256))).said
+    assert [text for text in said if re.fullmatch(r"[\d.]+ \w+", text)] == ["0 B", "256 B", "512 B", "768 B"]
+
+
+def test_a_letter_that_cannot_be_seen_is_one_that_says_so() -> None:
+    """Each by one."""
+    assert "a\ufffd\ufffdb" in Picture(drawn(Run("a\0\u202eb", 1.0, (), 0.1))).said
+
+
 def test_a_limit_at_the_very_top_is_drawn() -> None:
     """And what is used from the floor up, be it a few bytes."""
     text = drawn(one(1024, 100, 200), Axes(2.0, 1024, 1, 256))

@@ -559,8 +559,9 @@ def test_a_segment_that_reaches_into_the_overlap_is_not_torn() -> None:
     """It is held back whole, and comes out whole where the seam is behind it."""
     words = tuple(mt.Word(f"w{second}", second, second + 0.5) for second in range(5, 10))
     whole = mt.Segment("W5, w6, w7, w8, w9.", 5.0, 9.5, words=words)
+    before = mt.Segment("So.", 1.0, 1.5, words=(mt.Word("so", 1.0, 1.5),))
     stitcher = Stitcher()
-    assert stitcher.push(LEFT, mt.ChunkResult(segments=(whole,))) == []
+    assert stitcher.push(LEFT, mt.ChunkResult(segments=(before, whole))) == [before]
     segments = stitcher.push(RIGHT, mt.ChunkResult(words=(mt.Word("w9", 1.0, 1.5), mt.Word("w10", 2.1, 2.5))))
     assert [segment.text for segment in segments + stitcher.finish()] == [whole.text, "w10"]
 
