@@ -2,7 +2,7 @@
 
 import pytest
 
-from memsafe_transcribe._audio.chunker import MIN_PAUSE_FRAMES, Chunker, Span, chunk_samples
+from memsafe_transcribe._audio.chunker import MIN_PAUSE_FRAMES, Chunker, Span, chunk_samples, halves
 
 from .test_chunker import FRAME, SPEECH, spans_of
 
@@ -104,6 +104,13 @@ def test_where_one_frame_begins_in_the_last_third_the_cut_is_there() -> None:
     """And not at the wanted length."""
     chunker = Chunker(200, 400)
     assert chunker.push([SPEECH] * 20)[0].core_end == FRAME
+
+
+@pytest.mark.parametrize("level", [1.0, 1e-14, 1e-30])
+def test_halves_are_cut_at_the_quietest_point_however_faint_they_are(level: float) -> None:
+    """Levels are told apart by their ratio."""
+    span = Span(0, 48 * FRAME, 0, 48 * FRAME)
+    assert halves(span, [level] * 24 + [level / 2] * 10 + [level] * 14)[0].core_end == 29 * FRAME
 
 
 @pytest.mark.parametrize(("wanted", "samples"), [(60.0, 960_000), (0.25, 4_000), (1e-5, 1)])

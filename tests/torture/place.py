@@ -106,6 +106,7 @@ class Place:
         isolation: of the decoder.
         servers: those that are of this process.
         is_in_trouble: whether engine and server break down.
+        goes_on: whether it has run before; what was given up then is tried again.
         asked: what the engine answered to.
         told: what came out of the run.
         left: what the run itself found to be left.
@@ -124,6 +125,7 @@ class Place:
     isolation: str = "thread"
     servers: tuple[Server, ...] = ()
     is_in_trouble: bool = False
+    goes_on: bool = False
     asked: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)

@@ -176,6 +176,7 @@ class Bench:
         place = self._place
         before = when_quiet(place.servers)
         place.reset(self._begun if is_fresh else None)
+        place.goes_on = not is_fresh
         with unraisable() as garbage:
             with faults.armed():
                 ran = run(partial(self._case.run, place), self._backend, acts)

@@ -29,7 +29,9 @@ async def several(place: Place) -> None:
         f"{place.url}/missing.wav",
     ]
     transcriber = place.transcriber(store=place.job_store())
-    async with mt.BatchTranscriber(transcriber, max_batch_size=2).run(sources, ordered=True) as outcomes:
+    async with mt.BatchTranscriber(transcriber, max_batch_size=2).run(
+        sources, ordered=True, retry_failed=place.goes_on
+    ) as outcomes:
         found = [outcome async for outcome in outcomes]
     place.told += ["error" if each.transcript is None else each.transcript.to_json() for each in found]
 
@@ -98,7 +100,8 @@ async def batch_of_tries(place: Place) -> None:
 
     store = place.job_store()
     transcriber = place.transcriber(downloader=place.downloader(max_attempts=1, failures=store), store=store)
-    async with store, mt.BatchTranscriber(transcriber, max_batch_size=3).run(sources(), ordered=True) as outcomes:
+    batch = mt.BatchTranscriber(transcriber, max_batch_size=3)
+    async with store, batch.run(sources(), ordered=True, retry_failed=place.goes_on) as outcomes:
         found = [outcome async for outcome in outcomes]
     place.told += ["error" if each.transcript is None else each.transcript.to_json() for each in found]
 
@@ -118,7 +121,7 @@ async def batch_of_others(place: Place) -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(let_go)
             batch = mt.BatchTranscriber(place.transcriber(store=store))
-            async with batch.run([place.folder / "short.wav"]) as outcomes:
+            async with batch.run([place.folder / "short.wav"], retry_failed=place.goes_on) as outcomes:
                 place.told += [outcome.transcript.text async for outcome in outcomes if outcome.transcript is not None]
     finally:
         if lock is not None:
