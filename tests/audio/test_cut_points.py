@@ -10,20 +10,15 @@ from .test_chunker import FRAME, SPEECH, spans_of
 WANTED, LONGEST, OVERLAP = 90 * FRAME, 1000 * FRAME, 22 * FRAME
 
 
-def first_cut(levels: list[float], after: int = 60) -> tuple[int, bool]:
+def first_cut(levels: list[float]) -> tuple[int, bool]:
     """The frame of the first cut, and whether it is in a pause; sound follows these levels."""
-    levels = levels + [SPEECH] * after
+    levels = levels + [SPEECH] * 60
     left, right, *_ = spans_of(levels, len(levels) * FRAME, WANTED, LONGEST)
     cut, odd = divmod(left.core_end, FRAME)
     assert odd == 0
     is_in_pause = left.end <= left.core_end <= right.start
     assert is_in_pause or (left.end, right.start) == (left.core_end + OVERLAP, left.core_end - OVERLAP)
     return cut, is_in_pause
-
-
-def rising(frames: int) -> list[float]:
-    """A sound that has no pause, and is quietest where it begins."""
-    return [SPEECH * (1 + frame / 50) for frame in range(frames)]
 
 
 @pytest.mark.parametrize("begin", [60, 65])
@@ -36,7 +31,7 @@ def test_a_pause_has_twenty_frames_at_least(begin: int) -> None:
 
 def test_one_frame_more_makes_a_pause_the_longer_one() -> None:
     """Of two, the first: the later is not as long."""
-    levels = rising(60 * 3)
+    levels = [SPEECH] * 180
     for frame in (*range(125, 146), *range(150, 170)):
         levels[frame] = 0.0
     spans = spans_of(levels + [SPEECH] * 100, 280 * FRAME, 2 * WANTED, LONGEST)

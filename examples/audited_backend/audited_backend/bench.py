@@ -140,8 +140,9 @@ def _watch(process: subprocess.Popen[bytes]) -> int:
     while True:
         with suppress(psutil.NoSuchProcess):
             host = psutil.Process(process.pid)
+            program = host.cmdline()
             # A child that has not begun its own program yet has its parent's memory, which would count twice.
-            tree = (host, *(each for each in host.children(recursive=True) if each.cmdline() != host.cmdline()))
+            tree = (host, *(each for each in host.children(recursive=True) if each.cmdline() != program))
             peak_bytes = max(peak_bytes, sum(_high_water_bytes(each.pid) for each in tree))
         try:
             process.wait(SAMPLE_SECONDS)

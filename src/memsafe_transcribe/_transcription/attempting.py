@@ -163,9 +163,9 @@ class Attempting:
                     if verdict != "crowded":
                         is_final = verdict == "never" or is_last
                         await entry.failed(attempts, _one_line(error), is_final=is_final)
-                        is_settled = is_final
-                    if is_settled:
-                        return Outcome(index, source, error=error, attempts=attempts)
+                        if is_final:
+                            is_settled = True
+                            return Outcome(index, source, error=error, attempts=attempts)
                     pause_seconds = _pause_seconds(error, attempts + crowded)
                     _LOG.info("%s is tried again in %.1f s: %s", name_of(source), pause_seconds, _one_line(error))
                 await anyio.sleep(pause_seconds)
@@ -182,8 +182,8 @@ class Attempting:
             source, self.context, report, on_job_key=on_job_key, ask_anyway=ask_anyway
         ) as stream:
             yield stream
-            failure = stream._quota_failure  # noqa: SLF001 - for batches alone
-            if failure is not None:
+            failure = stream._ended_by  # noqa: SLF001 - for batches alone
+            if failure is not None and ends_batch(failure):
                 end_batch(failure)
 
     async def _known(self, state: SourceState, report: OnProgress) -> Transcript | None:

@@ -12,7 +12,7 @@ import anyio
 from .._audio.chunker import Span
 from .._audio.chunks import Cut
 from .._audio.words import SAMPLE_RATE_HZ, DecodeGap
-from .._errors import StoreError, TranscriberFailedError, TranscriberQuotaError
+from .._errors import StoreError, TranscriberFailedError
 from .._tasks import Starter
 from .asking import Asker
 from .recording import Recorder
@@ -118,7 +118,7 @@ class SegmentStream:
         self._next_index = self._total_samples = self._cut_samples = 0
         self._is_read = self._is_over = self._is_closed = False
         self._failure: Exception | None = None  # raised when all that was heard before it is out
-        self._quota_failure: TranscriberFailedError | None = None  # that ended the job, where it raises nothing
+        self._ended_by: TranscriberFailedError | None = None  # where that is a gap, and raises nothing
         self._iterating = anyio.ResourceGuard("iterating over")
 
     @property
@@ -247,7 +247,7 @@ class SegmentStream:
             return
         start, end = span.core_start / SAMPLE_RATE_HZ, span.core_end / SAMPLE_RATE_HZ
         if ends_the_job:
-            self._quota_failure = failure if isinstance(failure.__cause__, TranscriberQuotaError) else None
+            self._ended_by = failure
             self._is_read = True
             self._drop_works()
             # All that is not asked for any more; farther than what was cut, there is only the header's word.
