@@ -511,6 +511,14 @@ def test_a_used_up_quota_ends_the_batch_also_where_failures_are_marked(
     run(main)
 
 
+@pytest.mark.parametrize("on_error", ["mark", "stop"])
+def test_another_failure_that_is_marked_ends_its_job_alone(run: Run, tones: list[Path], on_error: str) -> None:
+    """The other sources are transcribed."""
+    engine = Teller(before=lambda number, chunk: ValueError("bad") if chunk.duration_seconds < 1.05 else None)
+    found = run(all_of, batch_of(engine, chunk_seconds=60.0, on_error=on_error), tones)
+    assert [each.transcript and each.transcript.status for each in found] == ["partial"] + ["complete"] * 5
+
+
 def test_that_there_was_no_room_is_not_held_against_a_source(run: Run, tones: list[Path], store: mt.JobStore) -> None:
     """It is tried as often as others in one run; but however many runs find none, it is no dead letter."""
 
